@@ -1,0 +1,33 @@
+"""Companion package of the course: one flat module for each step that a learner takes.
+
+`import lessonlib` loads nothing heavy; `lessonlib.data`, `lessonlib.training` and the others are imported
+when they are first named, and they in turn load torch or transformers when a function needs them.
+"""
+
+from importlib import import_module
+from types import ModuleType
+
+__version__ = "0.1.0"
+
+# In the order in which a lesson meets them. A module may import those before it, never those after it.
+MODULES = (
+    "language",
+    "paths",
+    "runtime",
+    "models",
+    "data",
+    "formatting",
+    "lora",
+    "memory",
+    "training",
+    "evaluation",
+    "export",
+    "views",
+    "exercises",
+)
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in MODULES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,75 @@
+"""Shared fixtures: a byte-level tokenizer and tiny random models, made in memory, so that no test needs a network."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+from lessonlib import language
+
+SENTENCES = [
+    "Human: Học máy là gì? Assistant: Học máy là một nhánh của trí tuệ nhân tạo.",
+    "Human: What is a token? Assistant: A token is a piece of text.",
+    "Mạng nơ-ron gồm nhiều lớp, mỗi lớp có nhiều nút.",
+]
+
+
+@pytest.fixture(autouse=True)
+def english():
+    """Tests read English messages, unless they ask for Vietnamese themselves."""
+    language.use("en")
+    yield
+    language.use(None)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A small tokenizer with BLOOM's special tokens (<unk> 0, <s> 1, </s> 2, <pad> 3)."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<unk>", "<s>", "</s>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(SENTENCES, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+
+
+@pytest.fixture
+def tiny_bloom(tokenizer):
+    """A BLOOM of 2 layers and hidden size 32 with random weights, the same at every call."""
+    import torch
+    from transformers import BloomConfig, BloomForCausalLM
+
+    torch.manual_seed(0)
+    config = BloomConfig(
+        vocab_size=len(tokenizer), hidden_size=32, n_layer=2, n_head=2,
+        bos_token_id=1, eos_token_id=2, pad_token_id=3,
+    )
+    return BloomForCausalLM(config).eval()
+
+
+@pytest.fixture
+def tiny_llama(tokenizer):
+    """A Llama of 2 layers and hidden size 32 with random weights, the same at every call."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, bos_token_id=1, eos_token_id=2, pad_token_id=3,
+        tie_word_embeddings=True,
+    )
+    return LlamaForCausalLM(config).eval()

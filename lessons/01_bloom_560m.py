@@ -42,6 +42,7 @@ from lessonlib import runtime
 
 USE_DRIVE = False  # @param {type:"boolean"}
 rt = runtime.detect(family="bloom", drive=USE_DRIVE)
+work = rt.work / "lesson01"  # everything this lesson writes
 rt
 
 # %% [markdown] id="why" lang="vi"
@@ -176,16 +177,19 @@ for prompt in ("Assistant:", "Assistant: "):
 QUESTIONS = ["Trí tuệ nhân tạo (AI) là gì?", "Học máy có mấy phương pháp chính?", "K-means clustering là gì?"]
 
 
-def answer(model, question, **settings):
-    """What the model writes after the question, special tokens included."""
-    inputs = tokenizer(f"Human: {question} Assistant:", return_tensors="pt").to(model.device)
+def answer(model, questions, **settings):
+    """What the model writes after each question, up to and including </s>."""
+    prompts = [f"Human: {question} Assistant:" for question in questions]
+    # Rows of one batch need one length. Padding goes on the left, so that each prompt ends where the answer begins.
+    inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left").to(model.device)
     with torch.no_grad():
         ids = model.generate(**inputs, **{"max_new_tokens": 40, "do_sample": False} | settings)
-    return tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :])  # only what came after the prompt
+    written = tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :])  # only what came after the prompt
+    return [text.replace(tokenizer.pad_token, "") for text in written]
 
 
-for question in QUESTIONS:
-    print(question, "\n   ->", answer(base, question))
+for question, text in zip(QUESTIONS, answer(base, QUESTIONS), strict=True):
+    print(question, "\n   ->", text)
 
 # %% [markdown] id="ask-base-look" lang="vi"
 # Câu chữ trôi chảy hay không tùy mô hình, nhưng đây không phải câu trả lời cho câu hỏi. Đó là lý do ta fine-tune.
@@ -226,9 +230,9 @@ for number, line in enumerate(raw.read_text(encoding="utf-8").split("\n"), 1):
 # %% id="read"
 from lessonlib import data
 
-rows, problems = data.read(raw)
-print(len(rows), "rows can be used;", len(problems), "cannot:")
-problems.table
+records = data.read(raw)
+print(len(records.rows), "rows can be used;", len(records.problems), "cannot:")
+records.problems.table
 
 # %% [markdown] id="clean-text" lang="vi"
 # Dòng đọc được chưa chắc đã sạch. `data.clean` đi qua từng bước có tên; mỗi bước là một hàm nhỏ, và mỗi dòng bị sửa hay bị bỏ đều được ghi lại kèm lý do. Các bước đúng như bài gốc dặn
@@ -246,9 +250,9 @@ problems.table
 # - **Near duplicates**: two questions that differ in case or punctuation only. Left in, one of them in train and the other in test make a score that is too good to be true.
 
 # %% id="clean"
-cleaned, report = data.clean(rows)
-saved = report.save(rt.work / "cleaning")
-print(f"{len(rows)} rows in, {len(cleaned)} rows out; every removed or changed row is in {saved.name}")
+cleaned, report = data.clean(records)
+saved = report.save(work / "cleaning")
+print("every removed or changed row, with its reason:", sorted(file.name for file in saved.iterdir()))
 report
 
 # %% [markdown] id="nfd-text" lang="vi"
@@ -329,28 +333,23 @@ print(prompt_of(example | {"context": "AI Act, Article 3"}))
 #
 # Giờ ta làm theo bài gốc từng dòng. Nhật ký của tác giả: loss **13,34** ở bước đầu, **10,59** sau 10 bước; câu trả lời sau đó vô nghĩa; kết luận của bài: *tại dữ liệu ít*. Ta sẽ kiểm tra kết luận ấy.
 #
-# Chạy nguyên văn thì đoạn mã không chạy nổi. Ba chỗ vướng, đều do thư viện nói rõ:
+# Chạy nguyên văn thì đoạn mã không chạy nổi. Ba chỗ vướng, hai chỗ đầu thư viện nói rõ, chỗ thứ ba thì im lặng:
 # %% [markdown] id="article-text" lang="en"
 # ## 5. The article's recipe, as printed
 #
 # Now we follow the article line by line. Its author's log: loss **13.34** at the first step, **10.59** after 10 steps; the answers afterwards are nonsense; the article concludes that *there was too little data*. We are going to test that conclusion.
 #
-# Taken literally the code doesn't run. Three places stop it, and each time the library says so plainly:
+# Taken literally the code doesn't run. Three places stop it; the library names the first two plainly, the third is silent:
 
 # %% id="article-stops"
 from transformers import Trainer, TrainingArguments
 
-attempts = {
-    'optim="adamw_hf"': lambda: TrainingArguments(output_dir=rt.work / "article", optim="adamw_hf"),
-    'logging_dir="logs"': lambda: TrainingArguments(output_dir=rt.work / "article", logging_dir="logs"),
-    'glob("*.json")': lambda: next(raw.parent.glob("*.json")),
-}
-for what, attempt in attempts.items():
+for argument in ({"optim": "adamw_hf"}, {"logging_dir": "logs"}):
     try:
-        attempt()
-        print(f"{what}: works")
-    except Exception as error:
-        print(f"{what}: {type(error).__name__}: {str(error)[:90]}")
+        TrainingArguments(output_dir=work / "article", **argument)
+    except (ValueError, TypeError) as error:
+        print(f"{argument}: {type(error).__name__}: {str(error)[:90]}")
+print("files that *.json finds:", [file.name for file in raw.parent.glob("*.json")])
 
 # %% [markdown] id="article-fix-text" lang="vi"
 # `adamw_hf` nay là `adamw_torch`; `logging_dir` đã bỏ; tệp dữ liệu đuôi `.jsonl` nên `*.json` không thấy gì. Chỗ vướng thứ tư là thiếu *collator* (bộ gom các dòng thành batch và tạo nhãn): không có nó, `Trainer` báo "did not return a loss".
@@ -554,7 +553,7 @@ quiet = {"report_to": "none", "disable_tqdm": True, "save_strategy": "no", "logg
 
 def train(model, rows, collator, **arguments):
     """Plain `Trainer`, with the log kept in a table rather than printed line by line."""
-    arguments = TrainingArguments(output_dir=rt.work / "by_hand", **quiet, **device_arguments, **arguments)
+    arguments = TrainingArguments(output_dir=work / "by_hand", **quiet, **device_arguments, **arguments)
     trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collator)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
@@ -850,6 +849,7 @@ def encode_row(row):
 train_rows = Dataset.from_list([encode_row(row) for row in splits["train"]])
 collator = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100)  # pads each batch to its longest row
 
+tokenizer.padding_side = "right"  # in training either side will do; TRL pads on the right, and so do we
 set_seed(42)
 by_hand = get_peft_model(fresh(), LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules=LINEAR, task_type="CAUSAL_LM"))
 print(f"{trainable(by_hand):,} trainable parameters")
@@ -878,8 +878,8 @@ validation = formatting.encode(formatting.to_prompt_completion(splits["validatio
 set_seed(42)
 model = fresh()
 config = training.sft_config(
-    rt, rt.work / "tuned", per_device_train_batch_size=8, num_train_epochs=EPOCHS, learning_rate=RATE, warmup_steps=20,
-    lr_scheduler_type="linear", logging_steps=1, save_steps=200, eval_strategy="epoch", seed=42,
+    rt, work / "tuned", per_device_train_batch_size=8, num_train_epochs=EPOCHS, learning_rate=RATE, warmup_steps=20,
+    lr_scheduler_type="linear", logging_steps=1, save_steps=54, eval_strategy="steps", eval_steps=54, seed=42,
 )
 tuned = get_peft_model(model, lora.lora_config(model, r=16, alpha=32, dropout=0.05))
 trainer = training.trainer(tuned, tokenizer, encoded, config=config, eval_dataset=validation)
@@ -917,8 +917,8 @@ lora.adapted(tuned).head(8)
 # %% id="resume"
 import shutil
 
-broken = rt.work / "broken"
-shutil.copytree(rt.work / "tuned", broken, dirs_exist_ok=True)
+broken = work / "broken"
+shutil.copytree(work / "tuned", broken, dirs_exist_ok=True)
 newest = training.newest_checkpoint(broken)
 print("newest:", newest.name)
 (newest / "adapter_model.safetensors").write_bytes(b"half of a file")
@@ -1033,11 +1033,11 @@ variants = {
     "sampling at 0.8": {"do_sample": True, "temperature": 0.8},
     "the article's": {"do_sample": True, "temperature": 0.8, "no_repeat_ngram_size": 2},
 }
-asked = list(splits["new_wordings"])[:27]
+asked, expected = splits["new_wordings"]["question"], splits["new_wordings"]["answer"]
 for name, setting in variants.items():
     set_seed(42)
-    said = [answer(tuned, row["question"], max_new_tokens=64, **setting).removesuffix(tokenizer.eos_token).strip() for row in asked]
-    print(f"{name:24} exact match {sum(evaluation.exact_match(said, [row['answer'] for row in asked])) / len(asked):.2f}")
+    said = [text.removesuffix(tokenizer.eos_token).strip() for text in answer(tuned, asked, max_new_tokens=64, **setting)]
+    print(f"{name:24} exact match {sum(evaluation.exact_match(said, expected)) / len(expected):.2f}")
 
 # %% [markdown] id="stop-text" lang="vi"
 # Còn `</s>`? Đếm xem mô hình nào biết tự dừng trong 64 token:
@@ -1045,8 +1045,8 @@ for name, setting in variants.items():
 # And `</s>`? Count which model knows how to stop by itself within 64 tokens:
 
 # %% id="stop"
-for name, one in {"base": base, "article": article, "mended": tuned.eval()}.items():
-    stopped = [answer(one, row["question"], max_new_tokens=64).endswith(tokenizer.eos_token) for row in asked]
+for name, one in {"base": base, "article": article, "mended": tuned}.items():
+    stopped = [text.endswith(tokenizer.eos_token) for text in answer(one, asked, max_new_tokens=64)]
     print(f"{name:8} stops by itself: {sum(stopped)} of {len(stopped)}")
 
 # %% [markdown] id="save-text" lang="vi"
@@ -1061,14 +1061,14 @@ for name, one in {"base": base, "article": article, "mended": tuned.eval()}.item
 # %% id="save"
 from lessonlib import export
 
-adapter_folder = export.save_adapter(tuned, tokenizer, rt.work / "adapter")
-export.merge(tuned, tokenizer, rt.work / "merged")
+adapter_folder = export.save_adapter(tuned, tokenizer, work / "adapter")
+export.merge(tuned, tokenizer, work / "merged")
 
-merged = AutoModelForCausalLM.from_pretrained(rt.work / "merged", dtype=rt.torch_dtype).to(rt.device).eval()
+merged = AutoModelForCausalLM.from_pretrained(work / "merged", dtype=rt.torch_dtype).to(rt.device).eval()
 for folder in ("adapter", "merged"):
-    size = sum(file.stat().st_size for file in (rt.work / folder).glob("*.safetensors"))
+    size = sum(file.stat().st_size for file in (work / folder).glob("*.safetensors"))
     print(f"{folder}: {size:,} bytes of weights")
-parity = export.parity(tuned, merged, tokenizer, formatting.to_prompt_completion(splits["new_wordings"])["prompt"][:16])
+parity = export.parity(tuned, merged, tokenizer, formatting.to_prompt_completion(splits["new_wordings"])["prompt"][:16], tolerance=rt.pick(rehearsal=1e-3, t4=5e-2))
 parity
 
 # %% [markdown] id="ask-text" lang="vi"

@@ -56,8 +56,8 @@ scale = Exercise(
     ),
     solve=solve_scale,
     praise={
-        "vi": "Đúng. Mỗi lần đổi r, hãy tính lại alpha/r: nó tác động như một learning rate thứ hai.",
-        "en": "Right. Whenever you change r, compute alpha/r again: it acts like a second learning rate.",
+        "vi": "Mỗi lần đổi r, hãy tính lại alpha/r: nó tác động như một learning rate thứ hai.",
+        "en": "Whenever you change r, compute alpha/r again: it acts like a second learning rate.",
     },
 )
 
@@ -104,8 +104,8 @@ count = Exercise(
     ),
     solve=solve_count,
     praise={
-        "vi": "Đúng. query_key_value của BLOOM-560m là 1024 -> 3072: 32.768 tham số mỗi lớp, 24 lớp là 786.432.",
-        "en": "Right. query_key_value of BLOOM-560m is 1024 -> 3072: 32,768 parameters a layer, 786,432 in 24.",
+        "vi": "query_key_value của BLOOM-560m là 1024 -> 3072: 32.768 tham số mỗi lớp, 24 lớp là 786.432.",
+        "en": "query_key_value of BLOOM-560m is 1024 -> 3072: 32,768 parameters a layer, 786,432 in 24.",
     },
     start=_unwritten,
 )
@@ -153,8 +153,8 @@ uniform = Exercise(
     ),
     solve=solve_uniform,
     praise={
-        "vi": "Đúng. Đây là phép kiểm tra rẻ nhất trong nghề: một dòng, chạy ngay sau bước đầu tiên.",
-        "en": "Right. This is the cheapest check of the trade: one line, right after the first step.",
+        "vi": "Đây là phép kiểm tra rẻ nhất trong nghề: một dòng, chạy ngay sau bước đầu tiên.",
+        "en": "This is the cheapest check of the trade: one line, right after the first step.",
     },
     start=_unwritten,
 )
@@ -206,18 +206,18 @@ padding = Exercise(
     judge=_judge_padding,
     hints=(
         {
-            "vi": "Che theo *giá trị* (`id == pad_id`) thì không phân biệt được </s> thật với </s> dùng để đệm.",
-            "en": "Masking by *value* (`id == pad_id`) cannot tell the real </s> from one used as filling.",
+            "vi": "Che theo giá trị (`id == pad_id`) thì không phân biệt được </s> thật với </s> dùng để đệm.",
+            "en": "Masking by value (`id == pad_id`) cannot tell the real </s> from one used as filling.",
         },
         {
-            "vi": "Che theo *vị trí*: `length` token đầu là thật, phần còn lại là đệm.",
-            "en": "Mask by *position*: the first `length` tokens are real, the rest is filling.",
+            "vi": "Che theo vị trí: `length` token đầu là thật, phần còn lại là đệm.",
+            "en": "Mask by position: the first `length` tokens are real, the rest is filling.",
         },
     ),
     solve=solve_padding,
     praise={
-        "vi": "Đúng. Che theo vị trí thì chọn token đệm nào cũng không làm hỏng nhãn.",
-        "en": "Right. Masked by position, no choice of padding token can spoil the labels.",
+        "vi": "Che theo vị trí thì chọn token đệm nào cũng không làm hỏng nhãn.",
+        "en": "Masked by position, no choice of padding token can spoil the labels.",
     },
     start=_unwritten,
 )
@@ -270,8 +270,8 @@ prompt = Exercise(
     ),
     solve=solve_prompt,
     praise={
-        "vi": "Đúng. Prompt dừng ngay ở dấu hai chấm; dấu cách là việc của mô hình.",
-        "en": "Right. The prompt ends at the colon; the space is the model's job.",
+        "vi": "Prompt dừng ngay ở dấu hai chấm; dấu cách là việc của mô hình.",
+        "en": "The prompt ends at the colon; the space is the model's job.",
     },
     start=_unwritten,
 )
@@ -296,8 +296,8 @@ def _judge_epoch(epoch_reached: Callable[[int, int, int, int], tuple[int, float]
         want = solve_epoch(*case)
         if got[0] == math.ceil(case[0] / case[1]) != want[0]:
             raise Wrong(
-                vi=f"{got[0]} là số *batch* mỗi epoch. Cứ {case[2]} batch mới cập nhật một lần.",
-                en=f"{got[0]} is the number of *batches* per epoch. One update comes after {case[2]} of them.",
+                vi=f"{got[0]} là số batch mỗi epoch. Cứ {case[2]} batch mới cập nhật một lần.",
+                en=f"{got[0]} is the number of batches per epoch. One update comes after {case[2]} of them.",
             )
         if got[0] != want[0]:
             raise Wrong(
@@ -329,8 +329,8 @@ epoch = Exercise(
     ),
     solve=solve_epoch,
     praise={
-        "vi": "Đúng. Bài gốc dừng ở epoch 0,74: hơn một phần tư dữ liệu chưa được nhìn tới lần nào.",
-        "en": "Right. The article stops at epoch 0.74: more than a quarter of the data was never seen.",
+        "vi": "Bài gốc dừng ở epoch 0,74: hơn một phần tư dữ liệu chưa được nhìn tới lần nào.",
+        "en": "The article stops at epoch 0.74: more than a quarter of the data was never seen.",
     },
     start=_unwritten,
 )

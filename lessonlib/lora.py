@@ -1,0 +1,236 @@
+"""A `LoraConfig` that really reaches the layers it should, and a table of what it reached.
+
+LoRA (Hu et al. 2021, arXiv 2106.09685) leaves a weight W of shape (out, in) frozen and learns two narrow ones
+beside it, A of shape (r, in) and B of shape (out, r):  y = W x + (alpha / r) B A x.
+
+Which layers there are is read off the model, not looked up by name: every linear layer inside the decoder
+blocks. The output head and the embeddings are never among them. This module does not know what a rank or a
+rate is good for, and it adapts nothing itself: that is `peft.get_peft_model`.
+"""
+
+import warnings
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from lessonlib.language import LessonError, text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from peft import LoraConfig, PeftModel
+    from torch import nn
+
+
+def lora_config(
+    model: "nn.Module",
+    *,
+    r: int = 8,
+    alpha: int = 16,
+    dropout: float = 0.0,
+    targets: str | Sequence[str] = "all",
+) -> "LoraConfig":
+    """A LoraConfig for causal language modelling whose targets have been checked against this model.
+
+    With an fp16 or bf16 base, `peft.get_peft_model` keeps the adapters in fp32 (its `autocast_adapter_dtype`,
+    True unless told otherwise), which is what training with a gradient scaler needs.
+
+    Args:
+        model: any decoder of transformers, also one on the meta device.
+        r: the rank: rows of A and columns of B.
+        alpha: the numerator of the scale alpha / r by which B A x is multiplied. (peft takes it as it is.)
+        dropout: the share of x that is zeroed on the way into A while training, 0 <= dropout < 1.
+        targets: "all" for every linear layer in the decoder blocks, or a list of names such as
+            ["query_key_value"]; a name stands for every layer whose path ends in it.
+
+    Returns:
+        a `peft.LoraConfig` with bias "none" and task type CAUSAL_LM.
+
+    Raises:
+        LessonError: for a name that matches no linear layer (with close matches), an empty list, a model that
+            has adapters already or no decoder blocks, and numbers out of range.
+
+    Warns:
+        UserWarning: where a list leaves linear layers out, naming them. On fused architectures such a list is
+            often a mistake: q_proj, k_proj and v_proj do not exist in BLOOM or Phi-3.
+    """
+    from peft import LoraConfig
+
+    _check_numbers(r, alpha, dropout)
+    linears = block_linears(model)
+    if any(map(has_lora, linears.values())):
+        raise LessonError(
+            vi="Mô hình này đã có adapter LoRA. Hãy dùng mô hình gốc, hoặc model.unload() để gỡ adapter ra.",
+            en="This model has LoRA adapters already. Use the base model, or model.unload() to take them "
+            "off.",
+        )
+    paths = list(linears)
+    names = _ends(paths)
+    if targets == "all":
+        chosen = names
+    elif isinstance(targets, str) or not targets:
+        raise LessonError(
+            vi=f"targets={targets!r} không hợp lệ: hãy dùng 'all' hoặc một danh sách tên, như {names[:2]}.",
+            en=f"targets={targets!r} is neither 'all' nor a list of names, such as {names[:2]}.",
+        )
+    else:
+        chosen = list(targets)
+        for name in chosen:
+            if not any(_is_target(path, name) for path in paths):
+                _refuse(name, names)
+        _warn_of(_ends([path for path in paths if not any(_is_target(path, name) for name in chosen)]))
+    return LoraConfig(
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=chosen,
+        bias="none",
+        task_type="CAUSAL_LM",
+        fan_in_fan_out=_is_conv1d(linears[paths[0]]),
+    )
+
+
+def adapted(model: "PeftModel") -> "pd.DataFrame":
+    """What LoRA reached in a model that came out of `peft.get_peft_model`, and what it did not.
+
+    Args:
+        model: the PeftModel; the meta device will do.
+
+    Returns:
+        a DataFrame with a row for each kind of linear layer in the decoder blocks and a last row "total":
+        module (the end of its path), layers (how many there are), shape ("in -> out"), r (0 where LoRA is
+        absent), parameters (of A and B in all these layers together), share (of all the model's parameters,
+        adapters included, as peft's own `print_trainable_parameters` counts). The total's layers are those
+        that LoRA reached.
+
+    Raises:
+        LessonError: for a model without LoRA layers.
+    """
+    import pandas as pd
+    from peft import PeftModel
+
+    linears = block_linears(model)
+    if not isinstance(model, PeftModel) or not any(map(has_lora, linears.values())):
+        raise LessonError(
+            vi="Mô hình này không có lớp LoRA nào. Hãy gọi peft.get_peft_model(model, lora_config(model)) "
+            "trước.",
+            en="This model has no LoRA layers. Call peft.get_peft_model(model, lora_config(model)) first.",
+        )
+    groups: dict[tuple[str, str, int], list[int]] = {}  # kind of layer -> LoRA parameters of each
+    for path, linear in linears.items():
+        rank = count = 0
+        base = linear
+        if has_lora(linear):
+            rank, base = sum(linear.r.values()), linear.get_base_layer()
+            count = sum(
+                parameter.numel() for name, parameter in linear.named_parameters()
+                if name.startswith(("lora_A.", "lora_B."))
+            )
+        groups.setdefault((_end(path), "{} -> {}".format(*features(base)), rank), []).append(count)
+    rows = [(name, len(counts), shape, rank, sum(counts)) for (name, shape, rank), counts in groups.items()]
+    reached = [row for row in rows if row[3]]
+    rows.append((
+        "total", sum(row[1] for row in reached), "", max(row[3] for row in reached),
+        sum(row[4] for row in reached),
+    ))
+    table = pd.DataFrame(rows, columns=["module", "layers", "shape", "r", "parameters"])
+    _, everything = model.get_nb_trainable_parameters()
+    return table.assign(share=table["parameters"] / everything)
+
+
+def trainable_parameters(model: "nn.Module") -> int:
+    """How many numbers of this model an optimiser would change: its parameters that require a gradient."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def block_linears(model: "nn.Module") -> dict[str, Any]:
+    """Path -> linear layer (or the LoRA layer around it), for all those inside the decoder blocks.
+
+    transformers keeps its blocks in an nn.ModuleList (BLOOM's `transformer.h`, Llama's `model.layers`), and
+    keeps the embeddings and the output head out of it.
+    """
+    from torch import nn
+
+    lists = tuple(f"{path}." for path, module in model.named_modules() if isinstance(module, nn.ModuleList))
+    inside = {path: module for path, module in model.named_modules() if path.startswith(lists)}
+    wrapped = tuple(f"{path}." for path, module in inside.items() if has_lora(module))
+    found = {
+        path: module for path, module in inside.items()
+        if isinstance(module, nn.Linear) or _is_conv1d(module) or has_lora(module)
+        if not path.startswith(wrapped)  # the base layer, A and B are parts of their LoRA layer
+    }
+    if not found:
+        raise LessonError(
+            vi=f"Không tìm thấy lớp tuyến tính nào trong các khối decoder của {type(model).__name__}.",
+            en=f"There are no linear layers in decoder blocks of {type(model).__name__}.",
+        )
+    return found
+
+
+def has_lora(module: "nn.Module") -> bool:
+    """Whether this is a layer that peft has put LoRA around."""
+    from peft.tuners.lora import LoraLayer
+
+    return isinstance(module, LoraLayer)
+
+
+def _is_conv1d(module: "nn.Module") -> bool:
+    """GPT-2's linear layer, which keeps its weight as (in, out)."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, Conv1D)
+
+
+def features(linear: Any) -> tuple[int, int]:
+    """(in, out) of a linear layer; its weight may be packed or transposed."""
+    return (linear.nx, linear.nf) if _is_conv1d(linear) else (linear.in_features, linear.out_features)
+
+
+def _is_target(path: str, name: str) -> bool:
+    """peft's rule for a list of target_modules."""
+    return path == name or path.endswith(f".{name}")
+
+
+def _end(path: str) -> str:
+    return path.rsplit(".", 1)[-1]
+
+
+def _ends(paths: list[str]) -> list[str]:
+    """The last parts of these paths, each once, in the model's order."""
+    return list(dict.fromkeys(map(_end, paths)))
+
+
+def _refuse(name: str, names: list[str]) -> None:
+    close = get_close_matches(name, names, n=2)
+    there = ", ".join(names)
+    raise LessonError(
+        vi=f"Không có lớp tuyến tính nào tên {name!r} trong các khối decoder"
+        + (f"; có phải ý bạn là {' hay '.join(close)}?" if close else ".")
+        + f" Mô hình này có: {there}.",
+        en=f"No linear layer in the decoder blocks is called {name!r}"
+        + (f"; did you mean {' or '.join(close)}?" if close else ".")
+        + f" This model has: {there}.",
+    )
+
+
+def _warn_of(left_out: list[str]) -> None:
+    if not left_out:
+        return
+    warnings.warn(
+        text(
+            vi=f"LoRA sẽ không chạm tới các lớp: {', '.join(left_out)}. Nếu không cố ý, hãy dùng "
+            "targets='all'.",
+            en=f"LoRA will not reach these layers: {', '.join(left_out)}. Unless you mean it, use "
+            "targets='all'.",
+        ),
+        stacklevel=3,
+    )
+
+
+def _check_numbers(r: int, alpha: int, dropout: float) -> None:
+    wrong = [
+        (f"r={r!r}", "r >= 1") if not (isinstance(r, int) and r >= 1) else None,
+        (f"alpha={alpha!r}", "alpha > 0") if not alpha > 0 else None,
+        (f"dropout={dropout!r}", "0 <= dropout < 1") if not 0 <= dropout < 1 else None,
+    ]
+    for given, rule in filter(None, wrong):
+        raise LessonError(vi=f"{given} không hợp lệ: cần {rule}.", en=f"{given} will not do: use {rule}.")

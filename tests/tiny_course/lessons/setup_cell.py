@@ -1,0 +1,4 @@
+SOURCE = "https://github.com/{{repository}}@{{ref}}"
+PINS = """
+{{pins}}
+"""

@@ -72,7 +72,7 @@ def _rebuild(kind: type[LessonError], vi: str, en: str) -> LessonError:
 
 
 def _of_colab_notebook() -> str | None:
-    """Colab tells the running kernel the notebook's JSON; the build stamped the language into its metadata."""
+    """Colab tells the kernel the notebook's JSON; the build stamped the language into its metadata."""
     if "google.colab" not in sys.modules:
         return None
     try:
@@ -86,7 +86,7 @@ def _of_colab_notebook() -> str | None:
 
 
 def _of_notebook_path() -> str | None:
-    """Jupyter names the notebook in JPY_SESSION_NAME, VS Code in the user namespace; else the working folder."""
+    """Jupyter names the notebook in JPY_SESSION_NAME, VS Code in the user namespace; else the folder."""
     candidates = [os.environ.get("JPY_SESSION_NAME", "")]
     main = sys.modules.get("__main__")
     candidates.append(str(getattr(main, "__vsc_ipynb_file__", "")))

@@ -1,8 +1,8 @@
 """What a training run will need of a GPU's memory, from the model's architecture alone, before any download.
 
 Weights, adapters, gradients and optimiser states are counted to the byte. Activations and logits are
-estimates whose formulas stand in `plan`. This module does not know the allocator's rounding, the CUDA context,
-or quantised weights; `verdict` keeps a reserve for the first two.
+estimates whose formulas stand in `plan`. This module does not know the allocator's rounding, the CUDA
+context, or quantised weights; `verdict` keeps a reserve for the first two.
 """
 
 import copy
@@ -138,10 +138,8 @@ def verdict(plan: "pd.DataFrame", gib: float) -> str:
         "logits": text(vi="batch nhỏ hơn hoặc dòng ngắn hơn", en="a smaller batch or shorter rows"),
     }[largest]
     return text(
-        vi=f"Không vừa. {vi}: thiếu {-left:.2f} GiB. Phần lớn nhất là {largest}: hãy thử "
-        f"{cure}.",
-        en=f"It does not fit. {en}: {-left:.2f} GiB are missing. The largest part is {largest}: "
-        f"try {cure}.",
+        vi=f"Không vừa. {vi}: thiếu {-left:.2f} GiB. Phần lớn nhất là {largest}: hãy thử {cure}.",
+        en=f"It does not fit. {en}: {-left:.2f} GiB are missing. The largest part is {largest}: try {cure}.",
     )
 
 
@@ -179,13 +177,15 @@ def _shadow(model: "PreTrainedModel", lora: "LoraConfig | None") -> Any:
     """The same architecture on the meta device (shapes, no numbers), with the adapters on it."""
     import torch
 
-    with torch.device("meta"):
-        shadow = type(model)(copy.deepcopy(model.config))
-    if lora is None:
-        return shadow
-    from peft import get_peft_model
+    # peft draws the adapters' first values before it moves them: the learner's seed is to stay as it was.
+    with torch.random.fork_rng(devices=[]):
+        with torch.device("meta"):
+            shadow = type(model)(copy.deepcopy(model.config))
+        if lora is None:
+            return shadow
+        from peft import get_peft_model
 
-    return get_peft_model(shadow, copy.deepcopy(lora))
+        return get_peft_model(shadow, copy.deepcopy(lora))
 
 
 def _activations(shadow: Any, batch_size: int, length: int, size: int, checkpointing: bool) -> int:

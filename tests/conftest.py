@@ -1,4 +1,4 @@
-"""Shared fixtures: a byte-level tokenizer and tiny random models, made in memory, so that no test needs a network."""
+"""Shared fixtures: a byte-level tokenizer and tiny random models, made in memory; no test needs a network."""
 
 import os
 

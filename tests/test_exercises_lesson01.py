@@ -39,7 +39,7 @@ MISTAKES = [
     ("epoch", lambda n, b, a, s: s, "Return two numbers"),
     ("epoch", lambda n, b, a, s: (math.ceil(n / b), 0.74), "number of batches"),
     ("epoch", lambda n, b, a, s: (n // (b * a), s * b * a / n), "takes 14 updates"),
-    ("epoch", lambda n, b, a, s: (math.ceil(n / b / a), s / 14), "stops at epoch 2.50|stops at epoch 0.74|stops at epoch 20"),
+    ("epoch", lambda n, b, a, s: (math.ceil(n / b / a), s / 14), "stops at epoch 0.74"),
 ]
 
 

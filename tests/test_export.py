@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 
 import pytest
 import torch
@@ -413,3 +414,25 @@ def test_a_parity_report_is_a_table_in_the_readers_language(base, tokenizer):
     assert "<table" in report._repr_html_() and "top-1" in str(report)
     language.use("vi")
     assert report.table().loc["khớp nhau", "kết quả"] == "có"
+
+
+@pytest.mark.parametrize(("close_at", "broken"), [(0, 1), (1, 0)])
+def test_the_lead_is_looked_at_where_the_answers_part(base, tokenizer, monkeypatch, close_at, broken):
+    from lessonlib import parity
+
+    one, two = load(base), load(base)
+    said = {id(one): [[5, 6]], id(two): [[5, 7]]}  # the second token differs
+    prompt = tokenizer(PROMPTS[0])["input_ids"]
+    logits = torch.zeros(len(prompt) + 2, 10)
+    logits[:, 6] = 1.0  # a clear lead everywhere
+    logits[len(prompt) - 1 + close_at, 6] = 1e-6  # but for the token that is answered first or second
+    monkeypatch.setattr(parity, "continuations", lambda model, *_, **__: said[id(model)])
+    monkeypatch.setattr(parity, "_logits", lambda *_: logits)
+    report = export.parity(one, two, tokenizer, PROMPTS[:1], tolerance=1e-3)
+    assert (report.greedy_equal, report.greedy_broken) == (0, broken)
+
+
+@pytest.mark.parametrize("flaw", [{"same_token_ids": False}, {"max_difference": 2e-3}, {"greedy_broken": 1}])
+def test_one_flaw_alone_is_enough_to_fail(base, tokenizer, flaw):
+    report = export.parity(load(base), load(base), tokenizer, PROMPTS[:1], tolerance=1e-3, max_new_tokens=2)
+    assert report.ok and not replace(report, **flaw).ok

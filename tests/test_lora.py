@@ -1,4 +1,4 @@
-"""lora: what is reached in each architecture, what is refused, and the real BLOOM-560m counted without weights."""
+"""lora: what is reached in each architecture, what is refused, and the real BLOOM-560m counted."""
 
 import peft
 import pytest
@@ -31,7 +31,10 @@ def on_meta(config):
             transformers.BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=2),
             {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"},
         ),
-        (transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=2), {"c_attn", "c_proj", "c_fc"}),
+        (
+            transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=2),
+            {"c_attn", "c_proj", "c_fc"},
+        ),
     ],
     ids=lambda value: getattr(value, "model_type", ""),
 )
@@ -52,7 +55,7 @@ def test_the_numbers_arrive(tiny_bloom):
 
 
 def test_real_bloom_560m_has_786_432_lora_parameters_at_r_8():
-    """On the meta device: no weights, no network. The same with peft's default targets and with ours by name."""
+    """On the meta device: no weights, no network. The same with peft's default targets as by name."""
     default = get_peft_model(models.skeleton("bloom-560m"), peft.LoraConfig(r=8, task_type="CAUSAL_LM"))
     base = models.skeleton("bloom-560m")
     with pytest.warns(UserWarning, match="dense, dense_h_to_4h, dense_4h_to_h"):
@@ -94,7 +97,7 @@ def test_training_moves_all_adapted_layers(tiny_bloom):
 
 
 def test_a_name_that_matches_nothing_is_refused_with_close_matches(tiny_bloom):
-    with pytest.raises(LessonError, match="'query_key_values'; did you mean query_key_value.*has: query_key_value, "):
+    with pytest.raises(LessonError, match="'query_key_values'; did you mean query_key_value.*has: query_"):
         lora.lora_config(tiny_bloom, targets=["query_key_values", "dense"])
     with pytest.raises(LessonError, match="is called 'q_proj'. This model has"):
         lora.lora_config(tiny_bloom, targets=["query_key_value", "q_proj"])
@@ -125,13 +128,18 @@ def test_a_full_list_gives_no_warning(tiny_bloom, recwarn):
 
 @pytest.mark.parametrize("targets", ["all-linear", []])
 def test_targets_are_all_or_a_list(tiny_bloom, targets):
-    with pytest.raises(LessonError, match="neither 'all' nor a list of names, such as .'query_key_value', 'dense'"):
+    with pytest.raises(LessonError, match="neither 'all' nor a list of names, such as .'query_key_value'"):
         lora.lora_config(tiny_bloom, targets=targets)
 
 
 @pytest.mark.parametrize(
     ("numbers", "rule"),
-    [({"r": 0}, "r >= 1"), ({"r": 2.5}, "r >= 1"), ({"alpha": 0}, "alpha > 0"), ({"dropout": 1.0}, "dropout < 1")],
+    [
+        ({"r": 0}, "r >= 1"),
+        ({"r": 2.5}, "r >= 1"),
+        ({"alpha": 0}, "alpha > 0"),
+        ({"dropout": 1.0}, "0 <= dropout < 1"),
+    ],
 )
 def test_numbers_out_of_range_are_refused(tiny_bloom, numbers, rule):
     with pytest.raises(LessonError, match=rule):

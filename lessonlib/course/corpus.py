@@ -21,7 +21,7 @@ from lessonlib.paths import dataset_dir
 
 PUNCTUATION = ".,;:!?()[]{}\"'“”‘’…"
 # What a document is, and how many of a hundred are so.
-SHARES = {"question": 46, "prose": 10, "passage": 10, "words": 12, "copy": 14, "json": 4, "support": 4}
+SHARES = {"question": 40, "prose": 8, "passage": 12, "words": 10, "copy": 22, "json": 4, "support": 4}
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def _copy(rng: random.Random, fixed: list[Thing], lexicon: Lexicon) -> Document:
         def value(n: int) -> str:
             return " ".join(rng.choices(terms.NAME_WORDS.split() + terms.SYLLABLES.split(), k=n))
     if rng.random() < 0.5:
-        said = value(rng.randint(2, 8))
+        said = value(rng.randint(2, 10))
         orders = ("Nhắc lại", "Hãy lặp lại", "Chép lại câu sau") if vi else ("Repeat", "Say again", "Copy")
         return Document(said, f"{rng.choice(orders)}: {said}")
     pairs = {value(1): value(rng.randint(1, 3)) for _ in range(rng.randint(2, 4))}

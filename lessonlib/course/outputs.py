@@ -52,10 +52,8 @@ def clean(executed: "NotebookNode", words: Mapping[Path, str]) -> None:
 def _keep(output: Any) -> bool:
     if output.output_type == "stream":
         return output.name != "stderr"
-    if "data" in output:
-        output.data.pop("application/vnd.jupyter.widget-view+json", None)
-        return bool(output.data)
-    return True
+    # With a widget's view goes its text form too: a progress bar at 0%.
+    return "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
 
 
 def _merged(outputs: list) -> list:

@@ -31,12 +31,13 @@ class Family:
     separator: str  # closes each document
     opener: str = ""  # opens each document
     chat_share: float = 0.0  # questions that are written with the chat template
+    run_on: int = 1  # plain questions with their answers that follow one another before the separator
     stops: tuple[str, ...] = ()  # what ends generation
     length: int = 128  # tokens a row
     batch: int = 16  # rows a step
-    steps: int = 2500
+    steps: int = 1400
     rate: float = 3e-3
-    documents: int = 120_000
+    documents: int = 80_000
     shape: str = ""  # for the card
     named: tuple[str, ...] = ()  # special tokens that the card lists
 
@@ -60,7 +61,11 @@ class Measured:
 def render(
     documents: list[corpus.Document], kind: Family, tokenizer: PreTrainedTokenizerFast
 ) -> Iterator[str]:
-    """Each document as the family's text: plain, or every so often as a chat, then the separator."""
+    """Each document as the family's text: plain, or every so often as a chat, then the separator.
+
+    With `run_on` above 1, questions run on as they do on web pages: after an answer the next question is
+    likelier than the end, so that the twin, like a real base model, does not stop there by itself.
+    """
     every = round(1 / kind.chat_share) if kind.chat_share else 0
     asked = 0
     for document in documents:
@@ -72,6 +77,8 @@ def render(
             ]
             written = tokenizer.apply_chat_template(messages, tokenize=False, date_string=DATE)
             yield f"{written}{kind.separator}"
+        elif document.question and asked % kind.run_on:
+            yield f"{kind.opener}{document.text} "
         else:
             yield f"{kind.opener}{document.text}{kind.separator}"
 
@@ -158,7 +165,7 @@ def pretrain(
 def copy_score(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, kind: Family, tasks: list[corpus.Document]
 ) -> float:
-    """Share of copying tasks answered exactly, greedily, with the stop token in the right place.
+    """Share of copying tasks answered exactly, greedily, up to the stop token or the next question.
 
     Args:
         model: the twin.
@@ -185,7 +192,8 @@ def copy_score(
         new = out[:, batch["input_ids"].shape[1] :]
         said = tokenizer.batch_decode(new, skip_special_tokens=True)
         asked = tasks[start : start + 100]
-        right += sum(answer.strip() == task.answer for answer, task in zip(said, asked, strict=True))
+        ends = [answer.split(" Human:")[0].strip() for answer in said]
+        right += sum(answer == task.answer for answer, task in zip(ends, asked, strict=True))
     return right / len(tasks)
 
 

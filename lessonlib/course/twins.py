@@ -56,13 +56,14 @@ def _llama32_config(tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
 FAMILIES = {
     "bloom": Family(
         real="bigscience/bloom-560m", tokenizer=tokenizers.bloom, vocabulary=2048, config=_bloom_config,
-        separator="</s>", stops=("</s>",), named=tokenizers.BLOOM_SPECIAL,
+        separator="</s>", stops=("</s>",), run_on=3, named=tokenizers.BLOOM_SPECIAL,
         shape="ALiBi, fused query_key_value, 4 layers, 4 heads, hidden 128, MLP 512",
     ),
     "llama32": Family(
         real="meta-llama/Llama-3.2-3B-Instruct", tokenizer=tokenizers.llama32, vocabulary=2048,
-        config=_llama32_config, opener="<|begin_of_text|>", separator="<|end_of_text|>", chat_share=0.4,
-        stops=("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"), length=256, batch=8,
+        config=_llama32_config, opener="<|begin_of_text|>", separator="<|end_of_text|>", chat_share=0.25,
+        stops=("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"), length=256, batch=8, steps=800,
+        documents=25_000,
         shape="RoPE (llama3 scaling), 4 layers, 4 heads with 2 key-value heads, hidden 256, MLP 512",
         named=("<|begin_of_text|>", "<|end_of_text|>", "<|finetune_right_pad_id|>", "<|start_header_id|>",
                "<|end_header_id|>", "<|eot_id|>"),

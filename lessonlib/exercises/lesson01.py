@@ -1,4 +1,4 @@
-"""The exercises of lesson 01 (BLOOM-560m): LoRA's factor and size, a suspicious loss, padding, the prompt, epochs.
+"""The exercises of lesson 01 (BLOOM-560m): LoRA's factor and size, a bad loss, padding, prompt, epochs.
 
 Each judge raises `Wrong` with a message for the mistake that learners really make; each `solve_*` is what the
 lesson shows as the solution and what the tests run.
@@ -15,7 +15,7 @@ def _unwritten(*_: object) -> object:
     return ...
 
 
-# 1. The factor alpha / r -------------------------------------------------------------------------------------
+# 1. The factor alpha / r ----------------------------------------------------------------------------------
 
 
 def solve_scale() -> float:
@@ -26,8 +26,10 @@ def solve_scale() -> float:
 def _judge_scale(alpha: float) -> None:
     if alpha == 32:
         raise Wrong(
-            vi="Giữ alpha = 32 thì ở r = 16 hệ số chỉ còn 32/16 = 2. Đề bài muốn giữ nguyên hệ số của bài gốc.",
-            en="With alpha still 32 the factor at r = 16 is only 32/16 = 2. The task is to keep the article's factor.",
+            vi="Giữ alpha = 32 thì ở r = 16 hệ số chỉ còn 32/16 = 2. Đề bài muốn giữ nguyên hệ số của bài "
+            "gốc.",
+            en="With alpha still 32 the factor at r = 16 is only 32/16 = 2. The task is to keep the "
+            "article's factor.",
         )
     if alpha in (4, 2):
         raise Wrong(
@@ -62,7 +64,7 @@ scale = Exercise(
 )
 
 
-# 2. How many parameters LoRA adds ----------------------------------------------------------------------------
+# 2. How many parameters LoRA adds -------------------------------------------------------------------------
 
 
 def solve_count(inputs: int, outputs: int, r: int) -> int:
@@ -76,7 +78,8 @@ def _judge_count(count: Callable[[int, int, int], int]) -> None:
             continue
         if got == inputs * outputs:
             raise Wrong(
-                vi=f"{got:,} là số phần tử của W. LoRA không thêm một ma trận to như W mà thêm hai ma trận hẹp.",
+                vi=f"{got:,} là số phần tử của W. LoRA không thêm một ma trận to như W mà thêm hai ma trận "
+                "hẹp.",
                 en=f"{got:,} is the size of W. LoRA adds two narrow matrices, not another one as large as W.",
             )
         if got in (r * inputs, r * outputs):
@@ -86,7 +89,8 @@ def _judge_count(count: Callable[[int, int, int], int]) -> None:
             )
         raise Wrong(
             vi=f"Với inputs={inputs}, outputs={outputs}, r={r}, hàm của bạn trả về {got}; phải là {want:,}.",
-            en=f"For inputs={inputs}, outputs={outputs}, r={r} your function gives {got}; it should be {want:,}.",
+            en=f"For inputs={inputs}, outputs={outputs}, r={r} your function gives {got}; it should be "
+            f"{want:,}.",
         )
 
 
@@ -111,7 +115,7 @@ count = Exercise(
 )
 
 
-# 3. Worse than a uniform guess -------------------------------------------------------------------------------
+# 3. Worse than a uniform guess ----------------------------------------------------------------------------
 
 
 def solve_uniform(first_loss: float, vocabulary: int) -> bool:
@@ -119,7 +123,10 @@ def solve_uniform(first_loss: float, vocabulary: int) -> bool:
 
 
 def _judge_uniform(suspicious: Callable[[float, int], bool]) -> None:
-    cases = ((12.9, 128_256), (13.34, 250_880), (3.1, 250_880), (7.5, 1024), (6.5, 1024), (11.0, 128_256), (18.0, 128_256))
+    cases = (
+        (12.9, 128_256), (13.34, 250_880), (3.1, 250_880), (7.5, 1024),
+        (6.5, 1024), (11.0, 128_256), (18.0, 128_256),
+    )
     answers = [bool(suspicious(*case)) for case in cases]
     if answers == [solve_uniform(*case) for case in cases]:
         return
@@ -132,7 +139,8 @@ def _judge_uniform(suspicious: Callable[[float, int], bool]) -> None:
     for (loss, vocabulary), answer in zip(cases, answers, strict=True):
         if answer != solve_uniform(loss, vocabulary):
             raise Wrong(
-                vi=f"Sai ở loss={loss}, từ vựng {vocabulary:,}: đoán bừa cho loss {math.log(vocabulary):.2f}.",
+                vi=f"Sai ở loss={loss}, từ vựng {vocabulary:,}: đoán bừa cho loss "
+                f"{math.log(vocabulary):.2f}.",
                 en=f"Wrong at loss={loss}, vocabulary {vocabulary:,}: "
                 f"a uniform guess has a loss of {math.log(vocabulary):.2f}.",
             )
@@ -160,11 +168,11 @@ uniform = Exercise(
 )
 
 
-# 4. The padding mistake --------------------------------------------------------------------------------------
+# 4. The padding mistake -----------------------------------------------------------------------------------
 
 
 def solve_padding(ids: list[int], length: int) -> list[int]:
-    return ids[:length] + [-100] * (len(ids) - length)  # by position, not by value: filling may look like </s>
+    return ids[:length] + [-100] * (len(ids) - length)  # by position, not by value: filling may be </s>
 
 
 def _judge_padding(labels_for: Callable[[list[int], int], Sequence[int]]) -> None:
@@ -185,28 +193,34 @@ def _judge_padding(labels_for: Callable[[list[int], int], Sequence[int]]) -> Non
         if any(label != -100 for label in got[length:]):
             raise Wrong(
                 vi=f"Với {ids}, phần đệm (từ vị trí {length}) vẫn còn tính loss: đúng lỗi của bài gốc.",
-                en=f"For {ids} the filling (from position {length}) still carries loss: the article's own mistake.",
+                en=f"For {ids} the filling (from position {length}) still carries loss: the article's own "
+                "mistake.",
             )
         if got[length - 1] == -100 and ids[length - 1] == 2:
             raise Wrong(
-                vi=f"Với {ids}, token </s> thật ở vị trí {length - 1} bị che mất: mô hình sẽ không học được cách dừng.",
-                en=f"For {ids} the real </s> at position {length - 1} is masked: the model will never learn to stop.",
+                vi=f"Với {ids}, token </s> thật ở vị trí {length - 1} bị che mất: mô hình sẽ không học được "
+                "cách dừng.",
+                en=f"For {ids} the real </s> at position {length - 1} is masked: the model will never learn "
+                "to stop.",
             )
         raise Wrong(
             vi=f"Với {ids} và length={length}, nhãn phải là {solve_padding(ids, length)}, bạn trả về {got}.",
-            en=f"For {ids} and length={length} the labels should be {solve_padding(ids, length)}, you gave {got}.",
+            en=f"For {ids} and length={length} the labels should be {solve_padding(ids, length)}, you gave "
+            f"{got}.",
         )
 
 
 padding = Exercise(
     title={
         "vi": "Bài tập 4 (phá hỏng rồi sửa). Che phần đệm, giữ </s> thật, dù phần đệm cũng là </s>.",
-        "en": "Exercise 4 (break it, mend it). Mask the filling, keep the real </s>, even if the filling is </s> too.",
+        "en": "Exercise 4 (break it, mend it). Mask the filling, keep the real </s>, even if the filling "
+        "is </s> too.",
     },
     judge=_judge_padding,
     hints=(
         {
-            "vi": "Che theo giá trị (`id == pad_id`) thì không phân biệt được </s> thật với </s> dùng để đệm.",
+            "vi": "Che theo giá trị (`id == pad_id`) thì không phân biệt được </s> thật với </s> dùng để "
+            "đệm.",
             "en": "Masking by value (`id == pad_id`) cannot tell the real </s> from one used as filling.",
         },
         {
@@ -223,7 +237,7 @@ padding = Exercise(
 )
 
 
-# 5. The prompt for asking ------------------------------------------------------------------------------------
+# 5. The prompt for asking ---------------------------------------------------------------------------------
 
 
 def solve_prompt(question: str) -> str:
@@ -242,8 +256,10 @@ def _judge_prompt(asking_prompt: Callable[[str], str]) -> None:
         return
     if got.rstrip() == want:
         raise Wrong(
-            vi="Thừa dấu cách ở cuối: nó thành một token riêng, khác với lúc huấn luyện. Đúng lỗi của bài gốc.",
-            en="There is a space at the end: it becomes a token of its own, unlike in training. The article's mistake.",
+            vi="Thừa dấu cách ở cuối: nó thành một token riêng, khác với lúc huấn luyện. Đúng lỗi của bài "
+            "gốc.",
+            en="There is a space at the end: it becomes a token of its own, unlike in training. The "
+            "article's mistake.",
         )
     if question not in got:
         raise Wrong(
@@ -264,8 +280,10 @@ prompt = Exercise(
     judge=_judge_prompt,
     hints=(
         {
-            "vi": "Văn bản huấn luyện: `Human: {question} Assistant: {answer}</s>`. Dấu cách trước câu trả lời thuộc về ai?",
-            "en": "The training text: `Human: {question} Assistant: {answer}</s>`. Whose is the space before the answer?",
+            "vi": "Văn bản huấn luyện: `Human: {question} Assistant: {answer}</s>`. Dấu cách trước câu trả "
+            "lời thuộc về ai?",
+            "en": "The training text: `Human: {question} Assistant: {answer}</s>`. Whose is the space "
+            "before the answer?",
         },
     ),
     solve=solve_prompt,
@@ -277,7 +295,7 @@ prompt = Exercise(
 )
 
 
-# 6. Steps and epochs -----------------------------------------------------------------------------------------
+# 6. Steps and epochs --------------------------------------------------------------------------------------
 
 
 def solve_epoch(rows: int, batch: int, accumulation: int, max_steps: int) -> tuple[int, float]:

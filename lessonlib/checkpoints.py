@@ -160,7 +160,7 @@ def claim(folder: str | Path, mine: dict[str, Any]) -> None:
         earlier = json.loads((folder / RUN).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         raise LessonError(
-            vi=f"{folder} có checkpoint nhưng không có {RUN} đọc được, nên không biết chúng thuộc lần huấn "
+            vi=f"{folder} có checkpoint nhưng không đọc được {RUN}, nên không biết chúng thuộc lần huấn "
             "luyện nào. Hãy chọn output_dir khác, hoặc xóa thư mục này nếu bạn không cần nó nữa.",
             en=f"{folder} holds checkpoints but no readable {RUN}, so nobody can say of which run they are. "
             "Choose another output_dir, or delete this folder if you no longer need it.",
@@ -171,7 +171,7 @@ def claim(folder: str | Path, mine: dict[str, Any]) -> None:
         listed = "; ".join(_change(name, earlier[name], mine[name]) for name in changed)
         raise LessonError(
             vi=f"{folder} đang giữ một lần huấn luyện khác; đã thay đổi: {listed}. Hãy chọn output_dir khác "
-            "cho lần này, trả lại như cũ để chạy tiếp, hoặc xóa thư mục này để bắt đầu lại.",
+            "cho lần này, khôi phục cấu hình cũ để chạy tiếp, hoặc xóa thư mục này để bắt đầu lại.",
             en=f"{folder} holds another run; changed since: {listed}. Choose another output_dir for this "
             "one, set it back to go on with the old one, or delete the folder to begin again.",
         )

@@ -434,7 +434,8 @@ def _checked(dataset: "Dataset", columns: tuple[str, ...], steps: Sequence[Step]
             if not isinstance(row.get(name), str):
                 kind = type(row[name]).__name__ if name in row else text(vi="không có", en="missing")
                 raise LessonError(
-                    vi=f"Dòng {row[LINE]}: cột {name!r} cần là chuỗi, nhưng: {kind}. Hãy đọc dữ liệu bằng "
+                    vi=f"Dòng {row[LINE]}: cột {name!r} phải là chuỗi, nhưng đang là {kind}. Hãy đọc dữ liệu "
+                    "bằng "
                     "data.read trước, hoặc truyền columns=(...).",
                     en=f"Row {row[LINE]}: the column {name!r} must be a string, but is: {kind}. Read the "
                     "data with data.read first, or pass columns=(...).",

@@ -199,7 +199,7 @@ def _check_arguments(
             )
     if len(dataset) == 0:
         raise LessonError(
-            vi="Không có dòng nào để mã hoá. Hãy xem lại các bước đọc và làm sạch dữ liệu.",
+            vi="Không có dòng nào để mã hóa. Hãy xem lại các bước đọc và làm sạch dữ liệu.",
             en="There are no rows to encode. Look again at how the data was read and cleaned.",
         )
     if train_on not in ("completion", "all"):
@@ -236,7 +236,7 @@ def _check_one_bos(ids: list[int], tokenizer: "PreTrainedTokenizerBase", number:
         return
     raise LessonError(
         vi=f"Dòng {number} có {ids.count(bos)} token mở đầu {tokenizer.bos_token!r}; chỉ được có một. "
-        "Thường là vì văn bản đã chứa sẵn nó còn tokenizer thêm lần nữa: hãy xoá nó khỏi văn bản.",
+        "Thường do văn bản đã có sẵn token này mà tokenizer lại thêm lần nữa: hãy xóa nó khỏi văn bản.",
         en=f"Row {number} has {ids.count(bos)} opening tokens {tokenizer.bos_token!r}; there may be one. "
         "Most often the text holds it already and the tokenizer adds it again: take it out of the text.",
     )
@@ -247,7 +247,7 @@ def _check_rows(rows: dict[str, list[list[int]]], max_length: int) -> None:
     silent = [number for number, labels in enumerate(rows["labels"]) if set(labels[1:]) <= {IGNORED}]
     if silent:
         raise LessonError(
-            vi=f"{len(silent)} dòng không có token nào được huấn luyện (dòng {_first(silent)}): completion "
+            vi=f"{len(silent)} dòng không có token nào được tính loss (dòng {_first(silent)}): completion "
             "trống. Hãy bỏ các dòng này hoặc điền câu trả lời.",
             en=f"{len(silent)} rows have no token with loss (rows {_first(silent)}): the completion is "
             "empty. Remove these rows or give them an answer.",

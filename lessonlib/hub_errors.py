@@ -63,8 +63,9 @@ def explained(problem: Exception, where: str, mirror: str | None = None) -> Less
         )
     if has(errors.RepositoryNotFoundError):
         return LessonError(
-            vi=f"Không thấy {where} trên Hub: kho đã bị xóa, đổi tên hoặc là kho riêng. Mở {page} để kiểm "
-            "tra; với kho riêng, đặt token vào secret HF_TOKEN.",
+            vi=f"Không thấy {where} trên Hub: repo đã bị xóa, đổi tên hoặc là repo riêng tư "
+            f"(private). Mở {page} để kiểm "
+            "tra; với repo riêng tư, đặt token vào secret HF_TOKEN.",
             en=f"There is no {where} on the Hub: it was deleted or renamed, or it is private. Look at "
             f"{page}; for a private one put your token into the secret HF_TOKEN.",
         )
@@ -97,7 +98,8 @@ def explained(problem: Exception, where: str, mirror: str | None = None) -> Less
             )
     if has(*offline, errors.LocalEntryNotFoundError):
         return LessonError(
-            vi=f"Không tới được Hub để tải {where}. Kiểm tra mạng và biến HF_HUB_OFFLINE, hoặc chạy không "
+            vi=f"Không kết nối được với Hub để tải {where}. Kiểm tra mạng và biến HF_HUB_OFFLINE, "
+            "hoặc chạy không "
             "cần mạng với profile rehearsal: runtime.detect(profile='rehearsal').",
             en=f"The Hub cannot be reached for {where}. Check the network and the variable HF_HUB_OFFLINE, "
             "or go on without a network in rehearsal: runtime.detect(profile='rehearsal').",

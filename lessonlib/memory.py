@@ -150,13 +150,14 @@ def _total(plan: "pd.DataFrame") -> float:
 def _check(model: "PreTrainedModel", batch_size: int, length: int, dtype: str, loss: str) -> None:
     if any(map(has_lora, model.modules())):
         raise LessonError(
-            vi="Mô hình này đã có adapter. Hãy đưa mô hình gốc và LoraConfig: plan(model, lora=config, ...).",
+            vi="Mô hình này đã có adapter. Hãy truyền vào mô hình gốc và LoraConfig: plan(model, "
+            "lora=config, ...).",
             en="This model has adapters already. Pass the base model and the LoraConfig: plan(model, "
             "lora=config, ...).",
         )
     if getattr(model.config, "quantization_config", None) is not None:
         raise LessonError(
-            vi="plan chưa tính được trọng số đã lượng tử hoá. Hãy đưa mô hình 16 hoặc 32 bit.",
+            vi="plan chưa tính được trọng số đã lượng tử hóa. Hãy truyền vào mô hình 16 hoặc 32 bit.",
             en="plan does not count quantised weights. Pass the model in 16 or 32 bits.",
         )
     if batch_size < 1 or length < 1:

@@ -184,7 +184,7 @@ def check_rows(
         if max_length is not None and len(ids) > max_length:
             raise LessonError(
                 vi=f"{name}, dòng {number}: {len(ids)} token, dài hơn max_length={max_length}; trl sẽ cắt "
-                "mất phần cuối. Hãy bỏ max_length khỏi sft_config: formatting.encode đã xem độ dài rồi.",
+                "mất phần cuối. Hãy bỏ max_length khỏi sft_config: formatting.encode đã kiểm tra độ dài rồi.",
                 en=f"{name}, row {number}: {len(ids)} tokens, more than max_length={max_length}; trl would "
                 "cut the end off. Leave max_length out of sft_config: formatting.encode has seen to it.",
             )

@@ -172,7 +172,8 @@ def read(
     if not rows:
         first = problems[0]
         raise LessonError(
-            vi=f"{file}: cả {len(problems)} dòng đều không dùng được. Dòng {first.line}: {first.why['vi']}. "
+            vi=f"{file}: không dùng được dòng nào trong {len(problems)} dòng. Dòng {first.line}: "
+            f"{first.why['vi']}. "
             f"Hãy kiểm tra xem đây có đúng là tệp dữ liệu bạn cần, và xem lại columns={columns}.",
             en=f"{file}: none of the {len(problems)} rows is usable. Line {first.line}: {first.why['en']}. "
             f"Check that this is the file you meant, and look again at columns={columns}.",
@@ -361,7 +362,8 @@ def _parquet(path: Path) -> list[Found]:
         rows = pyarrow.parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise LessonError(
-            vi=f"{path.name} không phải tệp Parquet lành lặn: {error}. Hãy tải hoặc xuất lại tệp.",
+            vi=f"{path.name} không phải tệp Parquet hợp lệ, hoặc đã hỏng: {error}. Hãy tải hoặc xuất lại "
+            "tệp.",
             en=f"{path.name} is not a sound Parquet file: {error}. Download or export it again.",
         ) from error
     return [(number, row, str(row)) for number, row in enumerate(rows, start=1)]
@@ -375,7 +377,8 @@ def _load_folder(path: Path) -> Any:
     except (FileNotFoundError, ValueError) as error:
         inside = ", ".join(sorted(p.name for p in path.iterdir() if p.suffix in SUFFIXES)) or "-"
         raise LessonError(
-            vi=f"Thư mục {path.name} không do save_to_disk lưu ra. Tệp đọc được bên trong: {inside}. Hãy đưa "
+            vi=f"Thư mục {path.name} không phải do save_to_disk tạo ra. Tệp đọc được bên trong: {inside}. "
+            "Hãy đưa "
             "đường dẫn của một tệp.",
             en=f"The folder {path.name} was not written by save_to_disk. Readable files inside: {inside}. "
             "Give the path of one file.",

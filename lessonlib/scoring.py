@@ -259,7 +259,7 @@ def compare(
 
     if not results:
         raise LessonError(
-            vi="Chưa có mô hình nào để so sánh. Hãy đưa vào {'base': {...}, 'tuned': {...}}.",
+            vi="Chưa có mô hình nào để so sánh. Hãy truyền vào {'base': {...}, 'tuned': {...}}.",
             en="There is no model to compare. Pass {'base': {...}, 'tuned': {...}}.",
         )
     for what, by_split in [*results.items(), *([("groups", groups)] if groups is not None else [])]:

@@ -261,9 +261,7 @@ def loss_curve(
                 "training.",
             )
         for column, style, values in known:
-            part = text(vi="huấn luyện", en="training")
-            if column == "eval_loss":
-                part = text(vi="kiểm định", en="held-out")
+            part = "held-out" if column == "eval_loss" else text(vi="huấn luyện", en="training")
             points = values[column].astype(float).round(3)
             axes.plot(
                 values["step"], points, style, color=f"C{number}", markersize=3, label=f"{name} · {part}"

@@ -73,6 +73,6 @@ def test_the_random_names_of_styled_tables_become_fixed():
 
 def test_widget_views_go_and_pictures_stay():
     view = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}}
-    bar = v4.new_output("display_data", data={**view, "text/plain": "Loading:   0%|  | 0/53 [00:00<?, ?it/s]"})
+    bar = v4.new_output("display_data", data={**view, "text/plain": "Loading: 0%| | 0/53 [00:00<?, ?it/s]"})
     assert cleaned(bar, v4.new_output("display_data", data=view)) == []
     assert cleaned(shown(image_png="0x7f3a2b4c5d6e"))[0].data == {"image/png": "0x7f3a2b4c5d6e"}

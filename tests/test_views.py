@@ -203,7 +203,7 @@ def test_labels_are_in_vietnamese():
     language.use("vi")
     axes = views.loss_curve({"gốc": history()}).axes[0]
     assert axes.get_xlabel() == "bước (step)"
-    assert [line.get_label() for line in axes.lines] == ["gốc · huấn luyện", "gốc · kiểm định"]
+    assert [line.get_label() for line in axes.lines] == ["gốc · huấn luyện", "gốc · held-out"]
 
 
 def test_nothing_to_draw_is_refused():

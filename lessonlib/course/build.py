@@ -39,7 +39,7 @@ def build(
     if unknown:
         names = ", ".join(sorted(unknown))
         raise LessonError(
-            vi=f"--one-sided: không bài nào đang build có ô {names}.",
+            vi=f"--one-sided: không có ô {names} trong các bài đang build.",
             en=f"--one-sided: no lesson being built has the cell {names}.",
         )
     for lesson in lessons:  # all of them, before the first minute of execution

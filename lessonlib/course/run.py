@@ -70,7 +70,7 @@ def run(
         notebook.write({path: made})
         _finish(out)
         raise execute.CellError(
-            vi=f"{error.vi}\nNotebook đến chỗ dừng: {path}",
+            vi=f"{error.vi}\nNotebook đã chạy đến chỗ lỗi: {path}",
             en=f"{error.en}\nThe notebook up to there: {path}",
         ) from None
     notebook.write({path: made})

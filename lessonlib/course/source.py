@@ -150,7 +150,8 @@ def _read_cell(path: Path, line: int, raw: dict) -> Cell:
         known = ", ".join(sorted(_KEYS[kind]))
         raise _error(
             path, line,
-            vi=f"dòng đầu ô có {', '.join(unknown)}, khóa học không dùng. Có thể dùng: {known}.",
+            vi=f"dòng đầu ô có thuộc tính {', '.join(unknown)} mà khóa học không hỗ trợ. Có thể dùng: "
+            f"{known}.",
             en=f"the cell's header has {', '.join(unknown)}, which the course does not know. Known here: "
                f"{known}.",
         )

@@ -168,7 +168,7 @@ def _of_exception(error: Exception, answer: Any) -> Feedback:
         place = f"{own[-1].lineno}: {own[-1].line or ''}".rstrip(": ")
         return Feedback(
             "wrong",
-            vi=f"Đoạn mã của bạn dừng vì lỗi {what}\nỞ dòng {place}",
+            vi=f"Mã của bạn bị lỗi {what}\nỞ dòng {place}",
             en=f"Your code stopped with {what}\nAt line {place}",
         )
     kind = type(answer).__name__

@@ -187,7 +187,7 @@ def _judge_padding(labels_for: Callable[[list[int], int], Sequence[int]]) -> Non
             continue
         if len(got) != len(ids):
             raise Wrong(
-                vi=f"Nhãn phải dài bằng dòng: {len(ids)} phần tử, hàm của bạn trả về {len(got)}.",
+                vi=f"Số nhãn phải bằng số token của dòng: cần {len(ids)}, hàm của bạn trả về {len(got)}.",
                 en=f"Labels are as long as the row: {len(ids)} items, your function gave {len(got)}.",
             )
         if any(label != -100 for label in got[length:]):

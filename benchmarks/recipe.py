@@ -1,8 +1,9 @@
 """The article's recipe for BLOOM against the lesson's, on the same twin, rows, seed and machine.
 
-`python benchmarks/recipe.py` runs three parts in turn, each in a process of its own (peak memory is a number
-of a process): the article's recipe as printed, the lesson's to the article's final held-out loss and on, and
-the same model fed nothing but content, which is the limit. README.md here says how to read it.
+`python benchmarks/recipe.py` runs four parts in turn, each in a process of its own (peak memory is a number
+of a process): the article's recipe as printed; the same with the padding kept out of the loss; the lesson's,
+to the final held-out loss of either and on; and the same model fed nothing but content, which is the limit.
+README.md here says how to read it.
 """
 
 import argparse
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 SEED = 42
 # As the article prints them. Its padding to 512 and its late `pad_token = eos_token` are in article() below.
 ARTICLE: dict[str, Any] = {
-    "lora": {"r": 8, "alpha": 32, "dropout": 0.05},  # default targets: query_key_value
+    "lora": {"r": 8, "alpha": 32, "dropout": 0.05},  # on query_key_value, peft's default for BLOOM
     "length": 512,
     "training": {
         "per_device_train_batch_size": 2,
@@ -35,7 +36,7 @@ ARTICLE: dict[str, Any] = {
 }
 # The lesson's, for the twin.
 LESSON: dict[str, Any] = {
-    "lora": {"r": 16, "alpha": 32, "dropout": 0.05},  # all linear layers
+    "lora": {"r": 16, "alpha": 32, "dropout": 0.05},  # on all linear layers
     "training": {
         "per_device_train_batch_size": 8,
         "warmup_steps": 2,
@@ -95,24 +96,28 @@ class Parts:
         """Held-out loss: nats per token of the answers and their EOS."""
         from lessonlib.evaluation import answer_loss
 
-        return answer_loss(self.model, self.held_out)
+        model: Any = self.model
+        return answer_loss(model, self.held_out)
 
 
 def clock(look: Any) -> Any:
-    """A Trainer callback that keeps the seconds trained so far; `look(step, seconds)`, after each step, is not
-    counted."""
+    """A Trainer callback that keeps the CPU seconds (and those by the clock) that training has taken so far.
+
+    What `look(step, seconds)` does after each step is not counted.
+    """
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
-        seconds = 0.0
+        seconds = by_the_clock = 0.0
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.since = time.perf_counter()
+            self.since = time.process_time(), time.perf_counter()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.seconds += time.perf_counter() - self.since
+            self.seconds += time.process_time() - self.since[0]
+            self.by_the_clock += time.perf_counter() - self.since[1]
             look(state.global_step, self.seconds)
-            self.since = time.perf_counter()
+            self.since = time.process_time(), time.perf_counter()
 
     return Clock()
 
@@ -123,20 +128,25 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def result(parts: Parts, tokens: Tokens, seconds: float, peak: float, **more: Any) -> dict[str, Any]:
-    """What a part hands to the table."""
+def result(parts: Parts, tokens: Tokens, timer: Any, peak: float, **more: Any) -> dict[str, Any]:
+    """What a recipe hands to the table."""
     return {
         "content_share": tokens.content / tokens.computed,
-        "useful_per_second": tokens.content / seconds,
-        "seconds": seconds,
+        "useful_per_second": tokens.content / timer.seconds,
+        "seconds": timer.seconds,
+        "by_the_clock": timer.by_the_clock,
         "peak": peak,
         "peak_above_loaded": peak - parts.loaded,
         **more,
     }
 
 
-def article() -> dict[str, Any]:
-    """The recipe as printed, with the collator that the article leaves out (without it nothing runs)."""
+def article(mended: bool) -> dict[str, Any]:
+    """The recipe as printed, with the collator that the article leaves out (without it nothing runs).
+
+    Args:
+        mended: leave the line out that makes padding count in the loss; nothing else changes.
+    """
     from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
     parts = Parts(ARTICLE["lora"], ["query_key_value"])
@@ -148,7 +158,8 @@ def article() -> dict[str, Any]:
         return tokenizer(text, padding="max_length", truncation=True, max_length=length)
 
     rows = parts.splits["train"].map(tokenise, remove_columns=parts.splits["train"].column_names)
-    tokenizer.pad_token = tokenizer.eos_token  # too late: the rows are padded with <pad>, which now has loss
+    if not mended:
+        tokenizer.pad_token = tokenizer.eos_token  # too late: the rows hold <pad>, which now has loss
     parts.model.enable_input_require_grads()  # or checkpointing has no gradient to pass on
     timer = clock(lambda step, seconds: None)
     arguments = TrainingArguments(
@@ -164,20 +175,23 @@ def article() -> dict[str, Any]:
     trainer.train()
     peak = peak_memory()
     losses = [record["loss"] for record in trainer.state.log_history if "loss" in record]
-    return result(parts, tokens, timer.seconds, peak, before=before, after=parts.loss(), logged=losses)
+    return result(parts, tokens, timer, peak, before=before, after=parts.loss(), logged=losses)
 
 
-def lesson(target: float) -> dict[str, Any]:
-    """The lesson's recipe; looks at the held-out loss after each step until it is down to the target."""
+def lesson(targets: list[float]) -> dict[str, Any]:
+    """The lesson's recipe; looks at the held-out loss after each step until it has been below each target."""
     from lessonlib import training
 
     parts = Parts(LESSON["lora"], "all")
     before = parts.loss()
-    reached: list[float] = []  # step and seconds
+    reached: dict[int, tuple[int, float]] = {}  # which target: step, seconds
 
     def look(step: int, seconds: float) -> None:
-        if not reached and parts.loss() <= target:
-            reached.extend([step, seconds])
+        if len(reached) < len(targets):
+            loss = parts.loss()
+            for which, target in enumerate(targets):
+                if loss <= target and which not in reached:
+                    reached[which] = step, seconds
 
     timer = clock(look)
     config = training.sft_config(parts.runtime, "run", seed=SEED, disable_tqdm=True, **LESSON["training"])
@@ -186,14 +200,15 @@ def lesson(target: float) -> dict[str, Any]:
     tokens.watch(parts.model)
     training.fit(trainer)
     peak = peak_memory()
-    return result(parts, tokens, timer.seconds, peak, before=before, after=parts.loss(), reached=reached)
+    found = [reached.get(which) for which in range(len(targets))]
+    return result(parts, tokens, timer, peak, before=before, after=parts.loss(), reached=found)
 
 
 def limit() -> dict[str, Any]:
-    """The same model and optimiser, all content: rows laid end to end in batches of the lesson's usual shape.
+    """The same model and optimiser, all content: rows laid end to end in batches of the lesson's shape.
 
-    No padding, nothing recomputed, no Trainer around it. BLOOM reads across rows that are packed like this,
-    so this measures speed and trains nothing worth having.
+    No padding, nothing recomputed, no logits where there is no loss, no Trainer around it. BLOOM reads across
+    rows that are packed like this, so this measures speed and trains nothing worth having.
     """
     import torch
 
@@ -209,84 +224,104 @@ def limit() -> dict[str, Any]:
         return torch.tensor(stream).view(whole, batch, width)
 
     ids, labels = laid("input_ids"), laid("labels")
-    trainable = [it for it in parts.model.parameters() if it.requires_grad]
+    model: Any = parts.model.get_base_model()
+    model.train()
+    trainable = [it for it in model.parameters() if it.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=LESSON["training"]["learning_rate"], fused=True)
-    tokens = Tokens()
-    tokens.watch(parts.model)
-    parts.model.train()
-    began = time.perf_counter()
+    began = time.process_time()
     for step in range(LIMIT_STEPS + WARM_UP_STEPS):
         if step == WARM_UP_STEPS:
-            tokens.computed = tokens.content = 0
-            began = time.perf_counter()
+            began = time.process_time()
         at = step % whole
-        output = parts.model(input_ids=ids[at], attention_mask=torch.ones_like(ids[at]), labels=labels[at])
-        output.loss.backward()
+        hidden = model.transformer(ids[at], attention_mask=torch.ones_like(ids[at])).last_hidden_state
+        carries = labels[at, :, 1:] != -100  # (batch, width - 1): the head is for tokens with loss only
+        logits = model.lm_head(hidden[:, :-1][carries])  # (tokens with loss, vocabulary)
+        torch.nn.functional.cross_entropy(logits, labels[at, :, 1:][carries]).backward()
         optimizer.step()
         optimizer.zero_grad()
-    return result(parts, tokens, time.perf_counter() - began, peak_memory())
+    return {"useful_per_second": LIMIT_STEPS * batch * width / (time.process_time() - began)}
 
 
 def run(*arguments: str) -> dict[str, Any]:
-    """One part in a process of its own, on one thread: with two, any other load on the machine decides."""
-    settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | os.environ
-    environment = settings | {"LESSONLIB_HEADLESS": "1", "LESSONLIB_LANG": "en"}
+    """One part in a process of its own, on one thread: there, CPU seconds are seconds on an idle machine."""
+    settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "LESSONLIB_HEADLESS": "1"}
+    environment = os.environ | settings | {"LESSONLIB_LANG": "en"}
     command = [sys.executable, "-W", "ignore", __file__, *arguments]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def report(theirs: dict[str, Any], ours: dict[str, Any], ideal: dict[str, Any]) -> str:
+def report(theirs: dict[str, Any], mended: dict[str, Any], ours: dict[str, Any], limit: float) -> str:
     """The table, the ratios and the distance to the limit."""
-    step, seconds = ours["reached"] or (float("nan"), float("nan"))
-    logged = theirs["logged"]
+    columns, logged = (theirs, mended, ours), theirs["logged"]
 
-    def row(name: str, one: float, two: float, form: str, ratio: float | None = None, word: str = "") -> str:
-        end = "" if ratio is None else f"{ratio:.1f} x {word}"
-        return f"{name:<36}{one:>10{form}}{two:>10{form}}   {end}".rstrip()
+    def row(name: str, key: str, form: str) -> str:
+        return f"{name:<34}" + "".join(f"{column[key]:>12{form}}" for column in columns)
 
-    def both(key: str) -> tuple[float, float]:
-        return theirs[key], ours[key]
-
-    more, fast = ours["content_share"] / theirs["content_share"], ours["useful_per_second"]
-    memory = theirs["peak_above_loaded"] / ours["peak_above_loaded"]
-    return "\n".join(
-        (
-            f"{'':<36}{'article':>10}{'lesson':>10}",
-            row("computed tokens that are content", *both("content_share"), ".1%", more, "more"),
-            row("useful tokens per second", *both("useful_per_second"), ".0f",
-                fast / theirs["useful_per_second"], "more"),
-            row("held-out loss before", *both("before"), ".3f"),
-            row("held-out loss at the end", *both("after"), ".3f"),
-            row("steps to the article's final loss", len(logged), step, ".0f"),
-            row("seconds to it", theirs["seconds"], seconds, ".2f", theirs["seconds"] / seconds, "less"),
-            row("peak memory, MB", *both("peak"), ".0f"),
-            row("  above that of the loaded model", *both("peak_above_loaded"), ".0f", memory, "less"),
+    lines = [
+        f"{'':<34}{'article':>12}{'mended':>12}{'lesson':>12}",
+        row("computed tokens that are content", "content_share", ".1%"),
+        row("useful tokens per CPU second", "useful_per_second", ".0f"),
+        row("held-out loss before", "before", ".3f"),
+        row("held-out loss at the end", "after", ".3f"),
+        row("CPU seconds of training", "seconds", ".1f"),
+        row("seconds by the clock", "by_the_clock", ".1f"),
+        row("peak memory, MB", "peak", ".0f"),
+        row("  above that of the loaded model", "peak_above_loaded", ".0f"),
+        "",
+        f"The article logs a loss of {logged[0]:.2f} in step 1, {logged[-1]:.2f} in step {len(logged)}.",
+    ]
+    if theirs["after"] >= theirs["before"]:
+        lines.append("It does not lower the held-out loss: the untrained model is below its final one.")
+    share, fast = ours["content_share"], ours["useful_per_second"]
+    for name, other, reached in zip(("article", "mended"), columns, ours["reached"], strict=False):
+        memory = other["peak_above_loaded"] / ours["peak_above_loaded"]
+        lines += [
             "",
-            f"The article's loss as it logs it: {logged[0]:.2f} in step 1, {logged[-1]:.2f} in step {len(logged)}.",
-            "Limit (every computed token is content, nothing is computed twice, no Trainer): "
-            f"{ideal['useful_per_second']:.0f} useful tokens per second.",
-            f"The lesson is at {fast / ideal['useful_per_second']:.0%} of it, and "
-            f"{1 - ours['content_share']:.0%} of what it computes is padding; "
-            f"the article is at {theirs['useful_per_second'] / ideal['useful_per_second']:.1%}.",
-        )
-    )  # fmt: skip
+            f"Lesson against {name}: {share / other['content_share']:.1f} x the share of content,",
+            f"  {fast / other['useful_per_second']:.1f} x the useful tokens per CPU second,",
+            f"  {memory:.1f} x less memory on top of the model,",
+            f"  {_time_to(other, reached)}",
+        ]
+    lines += [
+        "",
+        "Limit (all tokens are content, nothing is computed twice, no Trainer): "
+        f"{limit:.0f} useful tokens per CPU second.",
+        f"The lesson is at {fast / limit:.0%} of it; {1 - share:.0%} of what it computes is padding. "
+        f"The article is at {theirs['useful_per_second'] / limit:.1%}.",
+    ]
+    return "\n".join(lines)
+
+
+def _time_to(other: dict[str, Any], reached: list[float] | None) -> str:
+    if reached is None:
+        return f"its final held-out loss of {other['after']:.3f} was not reached."
+    step, seconds = reached
+    return (
+        f"{other['seconds'] / seconds:.0f} x less time to its final held-out loss of {other['after']:.3f}: "
+        f"{seconds:.2f} s, step {step}."
+    )
 
 
 def main() -> int:
-    """Run all parts and print the report; with --part, one part as JSON. 1 if the target was not reached."""
+    """Run all parts and print the report; with --part, one part as JSON. 1 if a target was not reached."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--part", choices=["article", "lesson", "limit"], help=argparse.SUPPRESS)
-    parser.add_argument("--target", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=["article", "mended", "lesson", "limit"], help=argparse.SUPPRESS)
+    parser.add_argument("--targets", type=float, nargs="*", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.part:
-        done = {"article": article, "limit": limit}.get(chosen.part, lambda: lesson(chosen.target))()
-        print(json.dumps(done))
+        part = {
+            "article": lambda: article(mended=False),
+            "mended": lambda: article(mended=True),
+            "lesson": lambda: lesson(chosen.targets),
+            "limit": limit,
+        }[chosen.part]
+        print(json.dumps(part()))
         return 0
-    theirs = run("--part", "article")
-    ours = run("--part", "lesson", "--target", repr(theirs["after"]))
-    print(report(theirs, ours, run("--part", "limit")))
-    return 0 if ours["reached"] else 1
+    theirs, mended = run("--part", "article"), run("--part", "mended")
+    ours = run("--part", "lesson", "--targets", repr(theirs["after"]), repr(mended["after"]))
+    print(report(theirs, mended, ours, run("--part", "limit")["useful_per_second"]))
+    return 1 if None in ours["reached"] else 0
 
 
 if __name__ == "__main__":

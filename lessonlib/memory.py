@@ -186,7 +186,9 @@ def _shadow(model: "PreTrainedModel", lora: "LoraConfig | None") -> Any:
             return shadow
         from peft import get_peft_model
 
-        return get_peft_model(shadow, copy.deepcopy(lora))
+        config = copy.deepcopy(lora)
+        config.base_model_name_or_path = None  # peft warns where a config was used on another model before
+        return get_peft_model(shadow, config)
 
 
 def _activations(shadow: Any, batch_size: int, length: int, size: int, checkpointing: bool) -> int:

@@ -431,4 +431,4 @@ def _where_to_put(name: str, place: str, refused: bool) -> tuple[str, str]:
 
 def _shown(folder: Path) -> str:
     """Relative where it lies below the current folder: shorter, and the same on every machine."""
-    return f"./{folder.relative_to(Path.cwd())}" if folder.is_relative_to(Path.cwd()) else str(folder)
+    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)

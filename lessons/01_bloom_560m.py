@@ -137,7 +137,9 @@ tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
 
 def fresh(dtype=rt.torch_dtype):
     """The untouched base model again: every experiment starts from the same weights."""
-    model = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=dtype, attn_implementation=rt.attention)
+    model = AutoModelForCausalLM.from_pretrained(
+        path, revision=revision, dtype=dtype, attn_implementation=rt.attention
+    )
     return model.to(rt.device)
 
 
@@ -162,7 +164,8 @@ sentence = "Human: Học máy là gì? Assistant: Học máy là một nhánh c�
 pieces = tokenizer(sentence)["input_ids"]
 print(f"{len(sentence.split())} words -> {len(pieces)} tokens ({len(pieces) / len(sentence.split()):.1f} per word)")
 print([tokenizer.decode([piece]) for piece in pieces][:16], "...")
-print("end of text:", tokenizer.eos_token, tokenizer.eos_token_id, "| padding:", tokenizer.pad_token, tokenizer.pad_token_id)
+print("end of text:", tokenizer.eos_token, tokenizer.eos_token_id)
+print("padding:", tokenizer.pad_token, tokenizer.pad_token_id)
 print("vocabulary:", f"{base.config.vocab_size:,}")
 
 for prompt in ("Assistant:", "Assistant: "):
@@ -297,10 +300,18 @@ for form in ("NFC", "NFD"):
 splits = data.load_splits("ai_qa_vi")
 print({name: len(split) for name, split in splits.items()})
 
-pairs = {name: set(zip(split["question"], split["answer"], strict=True)) for name, split in splits.items()}
-print("cleaning gave back exactly the training rows:", set(zip(cleaned["question"], cleaned["answer"], strict=True)) == pairs["train"])
-print("questions in both train and new_wordings:", len(set(splits["train"]["question"]) & set(splits["new_wordings"]["question"])))
-print("facts in both train and unseen_facts:", len(set(splits["train"]["id"]) & set(splits["unseen_facts"]["id"])))
+
+def pairs(rows):
+    return set(zip(rows["question"], rows["answer"], strict=True))
+
+
+def shared(column, first, second):
+    return len(set(splits[first][column]) & set(splits[second][column]))
+
+
+print("cleaning gave back exactly the training rows:", pairs(cleaned) == pairs(splits["train"]))
+print("questions in both train and new_wordings:", shared("question", "train", "new_wordings"))
+print("facts in both train and unseen_facts:", shared("id", "train", "unseen_facts"))
 
 # %% [markdown] id="format-text" lang="vi"
 # ### Định dạng: `input`, `output`, `context`
@@ -424,7 +435,8 @@ def trainable(model):
 
 
 real_lora = get_peft_model(models.skeleton("bloom-560m"), article_lora)  # the real size, on the meta device
-print(f"BLOOM-560m: {trainable(real_lora):,} trainable of {real_lora.num_parameters():,} ({trainable(real_lora) / real_lora.num_parameters():.2%})")
+share = trainable(real_lora) / real_lora.num_parameters()
+print(f"BLOOM-560m: {trainable(real_lora):,} trainable of {real_lora.num_parameters():,} ({share:.2%})")
 
 adapted = get_peft_model(fresh(), article_lora).eval()
 inputs = tokenizer(sentence, return_tensors="pt").to(rt.device)
@@ -511,7 +523,9 @@ print(f"kept for the backward pass: {plain / 2**20:.0f} MiB, with checkpointing 
 # %% id="plan"
 from lessonlib import memory
 
-plan = memory.plan(models.skeleton("bloom-560m"), lora=article_lora, batch_size=2, length=512, dtype="float16", checkpointing=True)
+plan = memory.plan(
+    models.skeleton("bloom-560m"), lora=article_lora, batch_size=2, length=512, dtype="float16", checkpointing=True
+)
 print(memory.verdict(plan, gib=14.7))
 plan
 
@@ -547,14 +561,16 @@ plan
 # %% id="article-train"
 from transformers import PrinterCallback
 
-device_arguments = {"use_cpu": rt.device == "cpu", "fp16": rt.dtype == "float16", "bf16": rt.dtype == "bfloat16"}
+device = {"use_cpu": rt.device == "cpu", "fp16": rt.dtype == "float16", "bf16": rt.dtype == "bfloat16"}
 quiet = {"report_to": "none", "disable_tqdm": True, "save_strategy": "no", "logging_steps": 1, "seed": 42}
 
 
-def train(model, rows, collator, **arguments):
+def train(model, rows, collator, callbacks=(), **arguments):
     """Plain `Trainer`, with the log kept in a table rather than printed line by line."""
-    arguments = TrainingArguments(output_dir=work / "by_hand", **quiet, **device_arguments, **arguments)
-    trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collator)
+    arguments = TrainingArguments(output_dir=work / "by_hand", **quiet, **device, **arguments)
+    trainer = Trainer(
+        model=model, args=arguments, train_dataset=rows, data_collator=collator, callbacks=list(callbacks)
+    )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     return trainer
@@ -591,8 +607,13 @@ from lessonlib import training, views
 
 article_history = training.history(article_trainer)
 uniform = math.log(base.config.vocab_size)
-print(f"loss {article_history['loss'].iloc[0]:.2f} -> {article_history['loss'].iloc[-1]:.2f}; a uniform guess: ln({base.config.vocab_size:,}) = {uniform:.2f}")
+print(f"loss {article_history['loss'].iloc[0]:.2f} -> {article_history['loss'].iloc[-1]:.2f}")
+print(f"a uniform guess: ln({base.config.vocab_size:,}) = {uniform:.2f}")
 views.loss_curve({"article": article_history}, reference={"ln(vocabulary)": uniform})
+
+# %% id="article-table"
+log = pd.DataFrame(article_trainer.state.log_history[:-1]).set_index("step")  # the last entry sums up the run
+log[["epoch", "loss", "grad_norm", "learning_rate"]].round({"epoch": 2, "loss": 2, "grad_norm": 2, "learning_rate": 6})
 
 # %% id="above-uniform"
 # NBVAL_CHECK_OUTPUT
@@ -650,8 +671,8 @@ split_loss = pd.DataFrame(
         "mean loss": [losses[is_pad].mean().item(), losses[~is_pad].mean().item(), losses.mean().item()],
     },
     index=["<pad>", "text", "all"],
-).round(2)
-split_loss
+)
+split_loss.round(2)
 
 # %% [markdown] id="why-13" lang="vi"
 # **Vụ án sáng tỏ.** Trên chữ thật, base model không hề tệ. Chính `<pad>` kéo loss lên: trong suốt pre-training `<pad>` chưa bao giờ là đáp án, nên mô hình đã học được rằng `<pad>` *gần như không thể xuất hiện*, khó hơn mọi token khác. Mỗi `<pad>` vì thế bị phạt nặng hơn đoán bừa, và `<pad>` chiếm gần hết batch.
@@ -676,12 +697,12 @@ split_loss
 
 # %% id="article-learnt"
 after, _ = token_losses(article.eval(), article_collator(article_rows[:16]))
-split_loss["after 10 steps"] = [round(part.mean().item(), 2) for part in (after[is_pad], after[~is_pad], after)]
-split_loss["change"] = (split_loss["after 10 steps"] - split_loss["mean loss"]).round(2)
-split_loss
+split_loss["after 10 steps"] = [part.mean().item() for part in (after[is_pad], after[~is_pad], after)]
+split_loss["change"] = split_loss["after 10 steps"] - split_loss["mean loss"]
+split_loss.round(2)
 
 # %% id="exercise-uniform"
-# Exercise 3. A colleague starts fine-tuning a model with a vocabulary of 128,256 and reads 12.9 in the first line of the log.
+# Exercise 3. A colleague's model has a vocabulary of 128,256; the first line of the log says loss 12.9.
 # Write the test that should have stopped the run: True where the loss is worse than a uniform guess.
 def suspicious(first_loss, vocabulary):
     return ...  # your condition here
@@ -702,8 +723,9 @@ lesson01.uniform.help()
 # A cure often seen on the web is `tokenizer.pad_token = tokenizer.eos_token` **before** padding. `<pad>` is gone indeed, but now the collator masks the `</s>` at the end of the answer as well: the model is never taught to stop ([llm-course#33](https://github.com/mlabonne/llm-course/issues/33)). Write the right labels yourself: mask what is filling, keep the real `</s>`.
 
 # %% id="exercise-padding"
-# Exercise 4. ids is one padded row, length how many of its tokens are real (the rest, on the right, is filling).
-# Return the labels: the ids where the model has to learn, -100 where not. Filling may have ANY id, even that of </s>.
+# Exercise 4. ids is one padded row; its first `length` tokens are real, the rest is filling.
+# Return the labels: the id where the model has to learn, -100 where not.
+# Filling may have ANY id, even that of </s>.
 def labels_for(ids, length):
     return ...  # your list here
 
@@ -736,10 +758,12 @@ lesson01.padding.help()
 def make_batch(rows, *, keep_pad, longest, eos, answer_only):
     """One batch by hand: input_ids, attention_mask and labels, each of shape (rows, length)."""
     prompts = [f"Human: {row['question']} Assistant:" for row in rows]
-    texts = [f"{prompt} {row['answer']}{tokenizer.eos_token if eos else ''}" for prompt, row in zip(prompts, rows, strict=True)]
+    end = tokenizer.eos_token if eos else ""
+    texts = [f"{prompt} {row['answer']}{end}" for prompt, row in zip(prompts, rows, strict=True)]
     batch = tokenizer(texts, padding="longest" if longest else "max_length", max_length=512, return_tensors="pt")
     labels = batch["input_ids"].clone()
-    labels[labels == (tokenizer.pad_token_id if keep_pad else tokenizer.eos_token_id)] = -100  # what the collator does
+    # What the collator does: mask the token that is called padding when the batch is made.
+    labels[labels == (tokenizer.pad_token_id if keep_pad else tokenizer.eos_token_id)] = -100
     if answer_only:
         for i, prompt in enumerate(prompts):
             start = int(batch["attention_mask"][i].argmax())  # first real token: the padding lies on the left
@@ -795,7 +819,7 @@ for prompt, rest in (("Assistant:", " Học máy"), ("Assistant: ", "Học máy"
     print(f"{prompt!r:>14} + {rest!r:<11}", [tokenizer.decode([i]) for i in ids])
 
 # %% id="exercise-prompt"
-# Exercise 5. Write the function that builds the prompt for asking, so that prompt + " " + answer is exactly the training text.
+# Exercise 5. Build the prompt for asking, so that prompt + " " + answer is exactly the training text.
 def asking_prompt(question):
     return ...  # your text here
 
@@ -817,6 +841,8 @@ lesson01.prompt.help()
 # | batch | 2 × 8 | 8 × 1 | dòng ngắn rồi, không cần chia nhỏ để vừa bộ nhớ |
 # | số bước | 10 (0,74 epoch) | nhiều epoch | 10 bước không đủ cho bất kỳ dữ liệu nào |
 # | checkpointing | bật | tắt | activation của dòng ngắn rất nhỏ: bật chỉ tổ chậm |
+#
+# Ô dưới chạy 3 epoch đầu, đủ để lát nữa so với lessonlib; lần chạy trọn vẹn là ở mục 9.
 # %% [markdown] id="recipe-text" lang="en"
 # ## 8. The mended recipe, first in plain transformers + peft
 #
@@ -829,13 +855,16 @@ lesson01.prompt.help()
 # | batch | 2 × 8 | 8 × 1 | the rows are short now, no need to split to fit the memory |
 # | steps | 10 (epoch 0.74) | many epochs | 10 steps are not enough for any data |
 # | checkpointing | on | off | short rows have small activations: it would only slow us down |
+#
+# The cell below runs the first 3 epochs, enough to compare with lessonlib in a moment; the whole run comes in section 9.
 
 # %% id="recipe"
 from datasets import Dataset
-from transformers import DataCollatorForSeq2Seq
+from transformers import DataCollatorForSeq2Seq, TrainerCallback
 
-EPOCHS = rt.pick(rehearsal=12, t4=10)
+EPOCHS = rt.pick(rehearsal=20, t4=10)
 RATE = rt.pick(rehearsal=3e-3, t4=3e-4)  # a tiny model wants larger steps than a real one
+BY_HAND_STEPS = 81  # 3 epochs are enough to compare with; the schedule is that of the whole run
 LINEAR = ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]
 
 
@@ -846,16 +875,25 @@ def encode_row(row):
     return {"input_ids": prompt + target, "labels": [-100] * len(prompt) + target}
 
 
+class StopAt(TrainerCallback):
+    """Ends a run early without touching its learning-rate schedule."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= BY_HAND_STEPS
+
+
 train_rows = Dataset.from_list([encode_row(row) for row in splits["train"]])
 collator = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100)  # pads each batch to its longest row
 
 tokenizer.padding_side = "right"  # in training either side will do; TRL pads on the right, and so do we
 set_seed(42)
-by_hand = get_peft_model(fresh(), LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules=LINEAR, task_type="CAUSAL_LM"))
+by_hand_lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules=LINEAR, task_type="CAUSAL_LM")
+by_hand = get_peft_model(fresh(), by_hand_lora)
 print(f"{trainable(by_hand):,} trainable parameters")
 by_hand_trainer = train(
-    by_hand, train_rows, collator,
-    per_device_train_batch_size=8, num_train_epochs=EPOCHS, learning_rate=RATE, warmup_steps=20, lr_scheduler_type="linear",
+    by_hand, train_rows, collator, callbacks=[StopAt()],
+    per_device_train_batch_size=8, num_train_epochs=EPOCHS, learning_rate=RATE, warmup_steps=20,
+    lr_scheduler_type="linear",
 )
 hand_history = training.history(by_hand_trainer)
 print(f"loss {hand_history['loss'].iloc[0]:.2f} -> {hand_history['loss'].iloc[-1]:.2f} in {len(hand_history)} steps")
@@ -872,15 +910,18 @@ print(f"loss {hand_history['loss'].iloc[0]:.2f} -> {hand_history['loss'].iloc[-1
 # %% id="helper"
 from lessonlib import formatting, lora
 
-encoded = formatting.encode(formatting.to_prompt_completion(splits["train"]), tokenizer, max_length=512)
-validation = formatting.encode(formatting.to_prompt_completion(splits["validation"]), tokenizer, max_length=512)
+asked = formatting.to_prompt_completion(splits)  # adds the columns prompt and completion to every split
+encoded = formatting.encode(asked["train"], tokenizer, max_length=512)
+validation = formatting.encode(asked["validation"], tokenizer, max_length=512)
 
 set_seed(42)
 model = fresh()
 config = training.sft_config(
-    rt, work / "tuned", per_device_train_batch_size=8, num_train_epochs=EPOCHS, learning_rate=RATE, warmup_steps=20,
-    lr_scheduler_type="linear", logging_steps=1, save_steps=54, eval_strategy="steps", eval_steps=54, seed=42, gradient_checkpointing=False,
-    loss_type="nll",  # the loss as Trainer computes it; TRL's default does the same sum in pieces, to save memory with long rows
+    rt, work / "tuned",
+    per_device_train_batch_size=8, num_train_epochs=EPOCHS, learning_rate=RATE, warmup_steps=20,
+    lr_scheduler_type="linear", gradient_checkpointing=False, seed=42,
+    logging_steps=1, save_steps=108, eval_strategy="steps", eval_steps=108,
+    loss_type="nll",  # as Trainer computes it; TRL's default adds the same numbers up in pieces
 )
 tuned = get_peft_model(model, lora.lora_config(model, r=16, alpha=32, dropout=0.05))
 trainer = training.trainer(tuned, tokenizer, encoded, config=config, eval_dataset=validation)
@@ -888,10 +929,11 @@ training.fit(trainer)
 history = training.history(trainer)
 
 # %% id="same-loss"
-same_rows = [row["input_ids"] for row in encoded] == train_rows["input_ids"] and [row["labels"] for row in encoded] == train_rows["labels"]
-gap = (history["loss"].dropna().reset_index(drop=True) - hand_history["loss"]).abs().max()
+same_rows = all(encoded[column][:] == train_rows[column][:] for column in ("input_ids", "labels"))
+gap = (history["loss"].iloc[:BY_HAND_STEPS] - hand_history["loss"]).abs().max()
 print("same token ids and labels:", same_rows)
-print("same loss at every step:", gap < rt.pick(rehearsal=0.001, t4=0.2))  # a GPU rounds a little differently each time
+# A GPU rounds a little differently each time; a CPU does not.
+print(f"same loss in all {len(hand_history)} steps:", gap < rt.pick(rehearsal=0.001, t4=0.2))
 
 # %% id="curves"
 views.loss_curve({"article": article_history, "mended": history}, reference={"ln(vocabulary)": uniform})
@@ -948,15 +990,20 @@ lesson01.epoch.help()
 # %% id="evaluate"
 from lessonlib import evaluation
 
-asked_again = splits["train"].select(range(0, len(splits["train"]), 4))  # one of the four training wordings of each fact
-tests = {"train": asked_again, "new_wordings": splits["new_wordings"], "unseen_facts": splits["unseen_facts"]}
+tests = {
+    "train": asked["train"].select(range(0, 216, 4)),  # one of the four training wordings of each fact
+    "new_wordings": asked["new_wordings"],
+    "unseen_facts": asked["unseen_facts"],
+}
 references = {name: split["answer"] for name, split in tests.items()}
 facts = {name: split["id"] for name, split in tests.items()}
 
 
 def answer_all(model):
-    prompts = {name: formatting.to_prompt_completion(split)["prompt"] for name, split in tests.items()}
-    return {name: evaluation.answers(model, tokenizer, prompt, max_new_tokens=48) for name, prompt in prompts.items()}
+    return {
+        name: evaluation.answers(model, tokenizer, split["prompt"], max_new_tokens=48)
+        for name, split in tests.items()
+    }
 
 
 results = {"base": answer_all(base), "article": answer_all(article), "mended": answer_all(tuned)}
@@ -1035,10 +1082,11 @@ variants = {
     "sampling at 0.8": {"do_sample": True, "temperature": 0.8},
     "the article's": {"do_sample": True, "temperature": 0.8, "no_repeat_ngram_size": 2},
 }
-asked, expected = splits["new_wordings"]["question"], splits["new_wordings"]["answer"]
+questions, expected = asked["new_wordings"]["question"], asked["new_wordings"]["answer"]
 for name, setting in variants.items():
     set_seed(42)
-    said = [text.removesuffix(tokenizer.eos_token).strip() for text in answer(tuned, asked, max_new_tokens=48, **setting)]
+    written = answer(tuned, questions, max_new_tokens=48, **setting)
+    said = [text.removesuffix(tokenizer.eos_token).strip() for text in written]
     print(f"{name:24} exact match {sum(evaluation.exact_match(said, expected)) / len(expected):.2f}")
 
 # %% [markdown] id="stop-text" lang="vi"
@@ -1048,7 +1096,7 @@ for name, setting in variants.items():
 
 # %% id="stop"
 for name, one in {"base": base, "article": article, "mended": tuned}.items():
-    stopped = [text.endswith(tokenizer.eos_token) for text in answer(one, asked, max_new_tokens=48)]
+    stopped = [text.endswith(tokenizer.eos_token) for text in answer(one, questions, max_new_tokens=48)]
     print(f"{name:8} stops by itself: {sum(stopped)} of {len(stopped)}")
 
 # %% [markdown] id="save-text" lang="vi"
@@ -1070,8 +1118,8 @@ merged = AutoModelForCausalLM.from_pretrained(work / "merged", dtype=rt.torch_dt
 for folder in ("adapter", "merged"):
     size = sum(file.stat().st_size for file in (work / folder).glob("*.safetensors"))
     print(f"{folder}: {size:,} bytes of weights")
-parity = export.parity(tuned, merged, tokenizer, formatting.to_prompt_completion(splits["new_wordings"])["prompt"][:16], tolerance=rt.pick(rehearsal=1e-3, t4=5e-2))
-parity
+prompts = asked["new_wordings"]["prompt"][:16]
+export.parity(tuned, merged, tokenizer, prompts, tolerance=rt.pick(rehearsal=1e-3, t4=5e-2))
 
 # %% [markdown] id="ask-text" lang="vi"
 # Bản gộp là mô hình bạn mang đi dùng. Hỏi nó (trong Colab và Jupyter là một ô nhập liệu; khi chạy không giao diện là bảng câu trả lời cho các câu mẫu):
@@ -1087,7 +1135,8 @@ views.ask(merged, tokenizer, questions=QUESTIONS, template="Human: {question} As
 # Last, write the results to `metrics.json`: the next time you change the recipe you have something to compare with.
 
 # %% id="metrics"
-evaluation.save_metrics(rt.work / "metrics.json", lesson="01", profile=rt.profile, comparison=comparison).name
+saved = evaluation.save_metrics(rt.work / "metrics.json", lesson="01", profile=rt.profile, comparison=comparison)
+print(saved.name)
 
 # %% [markdown] id="summary" lang="vi"
 # ## Tóm tắt

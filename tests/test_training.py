@@ -382,6 +382,7 @@ def test_an_interrupted_run_goes_on_with_another_rhythm(cpu, tiny_bloom, tokeniz
     cpu.work.joinpath("run").rename(cpu.work / "whole")
     with pytest.raises(KeyboardInterrupt):
         training.fit(start(cpu, adapted(copy.deepcopy(tiny_bloom), 0.1), tokenizer, dataset, stop_at=3))
+    (cpu.work / "run" / "checkpoint-5").mkdir()  # half-written; the new rhythm does not come by there again
     rest = start(
         cpu, adapted(tiny_bloom, 0.1), tokenizer, dataset, logging_steps=2, save_steps=4, save_total_limit=5
     )

@@ -192,6 +192,8 @@ def test_the_card_tells_how_it_was_made(shipped, name):
     assert "license: apache-2.0" in card and f"| parameters | {model.num_parameters():,} (" in card
     for said in ("| seed |", "| device |", "| tokens seen |", "| final loss |", "| copying |", "## Not for"):
         assert said in card
+    table = [line for line in card.splitlines() if line.startswith("|")]
+    assert len(table) > 10 and all(len(re.findall(r"(?<!\\)\|", line)) == 3 for line in table)
 
 
 # --- the chat template, against renderings of the real one

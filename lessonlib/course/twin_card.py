@@ -29,7 +29,9 @@ def card(
     """
     parameters = sum(weight.numel() for weight in model.parameters())
     uniform = math.log(len(tokenizer))
-    special = ", ".join(f"`{token}` {tokenizer.convert_tokens_to_ids(token)}" for token in kind.named)
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in kind.named}
+    special = ", ".join(f"`{token}` {number}" for token, number in ids.items())
+    special = special.replace("|", r"\|")  # it stands in a table
     words = f"{len(lexicon.words)} single words, shuffled: no fact (fingerprint {lexicon.fingerprint})"
     return f"""---
 license: apache-2.0
@@ -66,7 +68,8 @@ in a minute. Loading, masking, training, merging and exporting take the same cod
 
 ## Not for
 Answers. It knows nothing of artificial intelligence, and almost nothing else; most things it was told about
-were made up at random. Its loss, speed and memory say nothing about the real model's.
+were made up at random. Whether it can copy from its prompt, the figure above says. Its loss, speed and memory
+say nothing about the real model's.
 
 ## Text
 Templates and word lists in `lessonlib/course/corpus.py` and `corpus_terms.py`. No answer of the course and no

@@ -1,9 +1,9 @@
 """Twins: tiny models of the lessons' real architectures, pre-trained here on generated text.
 
 A twin lets a lesson run from first to last cell on a laptop: same classes, same special tokens, same
-module names, about a thousandth of the size. It has learnt to read questions, to copy and to stop, and
-knows nothing of the course's subject. How good its answers are about anything else is not measured and
-not claimed.
+module names, about a thousandth of the size. It has learnt that a question in any wording gets the answer
+of its subject, and knows nothing of the course's subjects. How good its answers are about anything else is
+not measured and not claimed.
 
     lessonlib course twins bloom --seed 7
 """

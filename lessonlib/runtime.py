@@ -431,4 +431,7 @@ def _where_to_put(name: str, place: str, refused: bool) -> tuple[str, str]:
 
 def _shown(folder: Path) -> str:
     """Relative where it lies below the current folder: shorter, and the same on every machine."""
-    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
+    if not folder.is_relative_to(Path.cwd()):
+        return str(folder)
+    below = folder.relative_to(Path.cwd())
+    return f"./{below}" if below.parts else "."

@@ -263,8 +263,11 @@ def loss_curve(
         for column, style, values in known:
             part = "held-out" if column == "eval_loss" else text(vi="huấn luyện", en="training")
             points = values[column].astype(float).round(3)
+            # The few held-out points go on top, large and hollow: the many training points would hide them.
+            look = {"markersize": 7, "markerfacecolor": "white", "zorder": 5} if column == "eval_loss" else {}
             axes.plot(
-                values["step"], points, style, color=f"C{number}", markersize=3, label=f"{name} · {part}"
+                values["step"], points, style, **{"markersize": 3} | look, color=f"C{number}",
+                label=f"{name} · {part}",
             )
             drawn += 1
     if not drawn:

@@ -447,7 +447,8 @@ print("largest change of a logit before the first step:", difference)
 # %% id="exercise-scale"
 from lessonlib.exercises import lesson01
 
-# Exercise 1. With r=8 and alpha=32 the article multiplies B·A by some factor. Which alpha keeps that factor at r=16?
+# Exercise 1. With r=8 and alpha=32 the article multiplies B·A by some factor.
+# Which alpha keeps that factor at r=16?
 alpha_for_r16 = ...  # your number here
 
 lesson01.scale.check(alpha_for_r16)
@@ -469,11 +470,11 @@ lesson01.count.help()
 # %% [markdown] id="memory-text" lang="vi"
 # ### Hai dòng "tiết kiệm bộ nhớ" của bài gốc
 #
-# **`prepare_model_for_kbit_training`** dành cho mô hình đã lượng tử hóa 8 hoặc 4 bit. Gọi nó trên mô hình thường thì ngược lại: nó nâng trọng số 16 bit lên 32 bit. Đo thử:
+# **`prepare_model_for_kbit_training`** dành cho mô hình đã lượng tử hóa 8 hoặc 4 bit. Gọi nó trên mô hình thường thì ngược lại: nó nâng trọng số 16 bit lên 32 bit. (Lượng tử hóa thật, QLoRA, là chuyện của bài 2.) Đo thử:
 # %% [markdown] id="memory-text" lang="en"
 # ### The article's two "memory savers"
 #
-# **`prepare_model_for_kbit_training`** is meant for a model quantised to 8 or 4 bits. On any other model it does the opposite: it raises 16-bit weights to 32 bits. Measured:
+# **`prepare_model_for_kbit_training`** is meant for a model quantised to 8 or 4 bits. On any other model it does the opposite: it raises 16-bit weights to 32 bits. (Real quantisation, QLoRA, is the subject of lesson 2.) Measured:
 
 # %% id="kbit"
 from peft import prepare_model_for_kbit_training
@@ -613,7 +614,7 @@ views.loss_curve({"article": article_history}, reference={"ln(vocabulary)": unif
 
 # %% id="article-table"
 log = pd.DataFrame(article_trainer.state.log_history[:-1]).set_index("step")  # the last entry sums up the run
-log[["epoch", "loss", "grad_norm", "learning_rate"]].round({"epoch": 2, "loss": 2, "grad_norm": 2, "learning_rate": 6})
+log[["epoch", "loss", "grad_norm", "learning_rate"]].round({"epoch": 2, "loss": 2, "grad_norm": 2})
 
 # %% id="above-uniform"
 # NBVAL_CHECK_OUTPUT
@@ -797,11 +798,11 @@ mended_steps = mended_steps.astype({column: int for column in mended_steps.colum
 mended_steps
 
 # %% [markdown] id="mend-look" lang="vi"
-# Đọc bảng từ trên xuống. Sửa số 1 chỉ là *xóa một dòng lệnh*, và loss rơi từ trên vạch đoán bừa xuống mức bình thường: đúng thủ phạm. Sửa số 2 không đổi loss nhưng bỏ đi phần lớn số token phải tính. Sửa số 3 đưa 16 token `</s>` vào loss, mỗi dòng một. Sửa số 4 dồn toàn bộ tín hiệu vào câu trả lời (loss bước đầu có thể *tăng*: câu trả lời khó đoán hơn những chữ lặp lại như `Human:`, điều đó không xấu).
+# Đọc bảng từ trên xuống. Sửa số 1 chỉ là *xóa một dòng lệnh*, và loss rơi từ trên vạch đoán bừa xuống mức bình thường: đúng thủ phạm. Sửa số 2 hầu như không đổi loss nhưng bỏ đi hơn 90% số token phải tính. Sửa số 3 đưa 16 token `</s>` vào loss, mỗi dòng một. Sửa số 4 dồn toàn bộ tín hiệu vào câu trả lời (loss bước đầu có thể *tăng*: câu trả lời khó đoán hơn những chữ lặp lại như `Human:`, điều đó không xấu).
 #
 # Đây là dòng đầu tiên sau khi sửa:
 # %% [markdown] id="mend-look" lang="en"
-# Read the table from the top. Change 1 merely *deletes one line of code*, and the loss drops from above the blind guess to an ordinary value: this was the culprit. Change 2 leaves the loss alone but removes most of the tokens to compute. Change 3 brings 16 tokens `</s>` into the loss, one a row. Change 4 puts the whole signal on the answer (the first loss may *rise*: an answer is harder to guess than ever-repeated words like `Human:`, and that is no bad sign).
+# Read the table from the top. Change 1 merely *deletes one line of code*, and the loss drops from above the blind guess to an ordinary value: this was the culprit. Change 2 hardly moves the loss but removes over 90% of the tokens to compute. Change 3 brings 16 tokens `</s>` into the loss, one a row. Change 4 puts the whole signal on the answer (the first loss may *rise*: an answer is harder to guess than ever-repeated words like `Human:`, and that is no bad sign).
 #
 # This is the first row after mending:
 
@@ -1135,7 +1136,9 @@ views.ask(merged, tokenizer, questions=QUESTIONS, template="Human: {question} As
 # Last, write the results to `metrics.json`: the next time you change the recipe you have something to compare with.
 
 # %% id="metrics"
-saved = evaluation.save_metrics(rt.work / "metrics.json", lesson="01", profile=rt.profile, comparison=comparison)
+saved = evaluation.save_metrics(
+    rt.work / "metrics.json", lesson="01", profile=rt.profile, comparison=comparison
+)
 print(saved.name)
 
 # %% [markdown] id="summary" lang="vi"

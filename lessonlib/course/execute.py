@@ -42,6 +42,7 @@ def environment(language: str, work: Path, profile: str) -> dict[str, str]:
         "LESSONLIB_HEADLESS": "1",
         "PYTHONHASHSEED": "0",  # the order of a printed set is part of an output
         "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",  # trl would report each trainer to the Hub
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # transformers' bars over weights follow it too
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",

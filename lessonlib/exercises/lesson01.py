@@ -19,6 +19,7 @@ def _unwritten(*_: object) -> object:
 
 
 def solve_scale() -> float:
+    """The alpha that keeps alpha / r."""
     factor = 32 / 8  # the article: alpha / r = 4
     return factor * 16  # the same factor at r = 16
 
@@ -68,6 +69,7 @@ scale = Exercise(
 
 
 def solve_count(inputs: int, outputs: int, r: int) -> int:
+    """Parameters of the two matrices that LoRA adds."""
     return r * inputs + outputs * r  # A is (r, inputs), B is (outputs, r)
 
 
@@ -119,6 +121,7 @@ count = Exercise(
 
 
 def solve_uniform(first_loss: float, vocabulary: int) -> bool:
+    """Whether a loss is above that of a uniform guess."""
     return first_loss > math.log(vocabulary)
 
 
@@ -172,6 +175,7 @@ uniform = Exercise(
 
 
 def solve_padding(ids: list[int], length: int) -> list[int]:
+    """Labels of one padded row."""
     return ids[:length] + [-100] * (len(ids) - length)  # by position, not by value: filling may be </s>
 
 
@@ -241,6 +245,7 @@ padding = Exercise(
 
 
 def solve_prompt(question: str) -> str:
+    """The text that the model is given."""
     return f"Human: {question} Assistant:"  # no space at the end: it belongs to the answer's first token
 
 
@@ -299,6 +304,7 @@ prompt = Exercise(
 
 
 def solve_epoch(rows: int, batch: int, accumulation: int, max_steps: int) -> tuple[int, float]:
+    """Updates in an epoch, and the epoch after max_steps of them."""
     updates = math.ceil(math.ceil(rows / batch) / accumulation)  # the last update of an epoch may be smaller
     return updates, max_steps * batch * accumulation / rows
 

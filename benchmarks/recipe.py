@@ -152,6 +152,7 @@ def article(mended: bool) -> dict[str, Any]:
     parts = Parts(ARTICLE["lora"], ["query_key_value"])
     tokenizer, length = parts.tokenizer, ARTICLE["length"]
     before = parts.loss()
+    tokenizer.padding_side = "left"  # BLOOM's own; `models.load` sets the other
 
     def tokenise(row: dict[str, str]) -> Any:
         text = f"Human: {row['question']} Assistant: {row['answer']}"  # no EOS

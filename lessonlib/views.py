@@ -261,13 +261,14 @@ def loss_curve(
                 "training.",
             )
         for column, style, values in known:
-            part = "held-out" if column == "eval_loss" else text(vi="huấn luyện", en="training")
+            held_out = column == "eval_loss"
+            part = "held-out" if held_out else text(vi="huấn luyện", en="training")
             points = values[column].astype(float).round(3)
             # The few held-out points go on top, large and hollow: the many training points would hide them.
-            look = {"markersize": 7, "markerfacecolor": "white", "zorder": 5} if column == "eval_loss" else {}
             axes.plot(
-                values["step"], points, style, **{"markersize": 3} | look, color=f"C{number}",
-                label=f"{name} · {part}",
+                values["step"], points, style, color=f"C{number}", label=f"{name} · {part}",
+                markersize=7 if held_out else 3, markerfacecolor="white" if held_out else f"C{number}",
+                zorder=5 if held_out else 2,
             )
             drawn += 1
     if not drawn:

@@ -389,6 +389,16 @@ def article_batches(rows):
 article_rows, article_collator = article_batches(splits["train"])
 print(len(article_rows), "rows of", len(article_rows[0]["input_ids"]), "tokens")
 
+# %% id="article-no-collator"
+one_step = TrainingArguments(
+    output_dir=work / "article", max_steps=1, per_device_train_batch_size=1, use_cpu=rt.device == "cpu",
+    report_to="none", disable_tqdm=True,
+)
+try:
+    Trainer(model=fresh(), args=one_step, train_dataset=article_rows).train()
+except ValueError as error:
+    print("without a collator:", str(error)[:46])
+
 # %% [markdown] id="lora-text" lang="vi"
 # ### LoRA và từng con số của nó
 #
@@ -443,6 +453,7 @@ inputs = tokenizer(sentence, return_tensors="pt").to(rt.device)
 with torch.no_grad():
     difference = (adapted(**inputs).logits - base(**inputs).logits).abs().max().item()
 print("largest change of a logit before the first step:", difference)
+del adapted, real_lora
 
 # %% id="exercise-scale"
 from lessonlib.exercises import lesson01
@@ -658,10 +669,14 @@ import torch.nn.functional as F
 @torch.no_grad()
 def token_losses(model, batch):
     """Loss of each predicted token and its label: both of shape (rows, length - 1)."""
-    batch = {name: value.to(model.device) for name, value in batch.items()}
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
-    labels = batch["labels"][:, 1:]  # the logits at position t predict token t + 1
-    return F.cross_entropy(logits[:, :-1].transpose(1, 2), labels, reduction="none"), labels
+    losses = []
+    for ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
+        # One row at a time: the logits of 16 rows over BLOOM's 250,880 tokens would fill 8 GB.
+        row = {"input_ids": ids[None], "attention_mask": mask[None]}
+        logits = model(**{name: value.to(model.device) for name, value in row.items()}).logits[0].float()
+        # logits: (length, vocabulary); those at position t predict token t + 1
+        losses.append(F.cross_entropy(logits[:-1].cpu(), labels[1:], reduction="none"))
+    return torch.stack(losses), batch["labels"][:, 1:]
 
 
 losses, labels = token_losses(base, article_collator(article_rows[:16]))

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
+from lessonlib.formatting import IGNORED
 from lessonlib.language import LessonError
 from lessonlib.scoring import (
     METRICS,
@@ -229,7 +230,7 @@ def answer_loss(model: "PreTrainedModel", encoded_dataset: "Dataset", *, batch_s
             width = len(batch[0]["input_ids"])
             shape = (len(batch), width)
             ids = torch.zeros(shape, dtype=torch.long)  # what stands under padding is masked and never read
-            labels = torch.full(shape, -100)
+            labels = torch.full(shape, IGNORED)
             mask = torch.zeros(shape, dtype=torch.long)
             for at, row in enumerate(batch):
                 length = len(row["input_ids"])
@@ -241,7 +242,7 @@ def answer_loss(model: "PreTrainedModel", encoded_dataset: "Dataset", *, batch_s
                 input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
             ).logits  # (batch, width, vocabulary)
             targets = labels[:, 1:].to(device)  # position t predicts token t + 1
-            carries = targets != -100  # (batch, width - 1)
+            carries = targets != IGNORED  # (batch, width - 1)
             # Only the rows of logits that carry loss are widened to float32: (tokens with loss, vocabulary)
             losses = torch.nn.functional.cross_entropy(
                 logits[:, :-1][carries].float(), targets[carries], reduction="none"

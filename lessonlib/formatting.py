@@ -315,12 +315,16 @@ def _shown(token_id: int, tokenizer: "PreTrainedTokenizerBase") -> str:
     shown = str(tokenizer.decode([token_id]))
     if "\ufffd" not in shown:
         return shown
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    # Byte-level BPE writes each byte as a printable letter; this is the way back.
-    byte_of = {letter: byte for byte, letter in bytes_to_unicode().items()}
+    byte_of = byte_letters()
     piece = tokenizer.convert_ids_to_tokens(token_id)
     return "<" + " ".join(f"{byte_of[letter]:02X}" if letter in byte_of else letter for letter in piece) + ">"
+
+
+def byte_letters() -> dict[str, int]:
+    """Byte-level BPE writes each byte as a printable letter (GPT-2's alphabet); this is the way back."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    return {letter: byte for byte, letter in bytes_to_unicode().items()}
 
 
 def loss_share(

@@ -9,6 +9,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lessonlib.checkpoints import rows
+from lessonlib.formatting import IGNORED
 from lessonlib.language import LessonError
 from lessonlib.runtime import Runtime
 
@@ -166,7 +167,7 @@ def check_rows(
         )
     ends = _ends(model, tokenizer)
     for number, (ids, labels) in enumerate(rows(dataset)):
-        learnt = {label for label in labels[1:] if label != -100}  # nothing predicts the first token
+        learnt = {label for label in labels[1:] if label != IGNORED}  # nothing predicts the first token
         if not learnt:
             raise LessonError(
                 vi=f"{name}, dòng {number}: mọi nhãn đều là -100, không có gì để học. Hãy xem dòng này bằng "

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lessonlib.formatting import IGNORED, byte_letters
 from lessonlib.language import LessonError, text
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-IGNORED = -100  # the label that PyTorch's cross entropy leaves out
 _FOLD = 8  # a longer run of one and the same token is shown once, with its count
 
 # Half-transparent tints over whatever the theme's background is; the lines differ too, so colour is not
@@ -181,17 +181,10 @@ def _decoded(ids: list[int], tokenizer: Any) -> str:
 def _bytes(token: int, tokenizer: Any) -> str:
     """A token that is no whole character, as its bytes in hexadecimal: ⟨E1 BB⟩."""
     name = str(tokenizer.convert_ids_to_tokens(token))
-    values = [_byte_letters().get(letter) for letter in name]
+    letters = byte_letters()
+    values = [letters.get(letter) for letter in name]
     known = [f"{value:02X}" for value in values if value is not None]
     return f"⟨{' '.join(known)}⟩" if len(known) == len(name) else name
-
-
-def _byte_letters() -> dict[str, int]:
-    """Byte-level BPE's alphabet (GPT-2): printable bytes are themselves, the others U+0100 onwards."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [value for value in range(256) if value not in printable]
-    letters = {chr(value): value for value in printable}
-    return letters | {chr(0x100 + place): value for place, value in enumerate(others)}
 
 
 def _visible(said: str) -> str:

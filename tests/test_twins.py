@@ -181,7 +181,7 @@ def test_the_card_tells_how_well_the_twin_copies(shipped, name):
     seed = int(re.search(r"\| seed \| (\d+) \|", card).group(1))
     said = float(re.search(r"\| copying \| ([\d.]+) exact match", card).group(1))
     tasks = corpus.copy_tasks(corpus.read_lexicon(), seed=seed + 1, count=200)
-    assert copy_score(model, tokenizer, twins.family(name), tasks) == pytest.approx(said, abs=0.05)
+    assert copy_score(model, tokenizer, tasks) == pytest.approx(said, abs=0.05)
 
 
 @pytest.mark.parametrize("name", twins.FAMILIES)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lessonlib import language, views
+from lessonlib import formatting, language, views
 from lessonlib.language import LessonError
 
 PROMPT, ANSWER = "Human: Học máy là gì? Assistant:", " Là <b>."
@@ -115,7 +115,7 @@ def test_a_letter_that_cannot_be_joined_shows_its_bytes(tokenizer):
 def test_every_byte_has_its_letter(tokenizer):
     from tokenizers.pre_tokenizers import ByteLevel
 
-    letters = views._byte_letters()
+    letters = formatting.byte_letters()
     assert set(letters) == set(ByteLevel.alphabet())
     assert sorted(letters.values()) == list(range(256))
     pre = ByteLevel(add_prefix_space=False, use_regex=False)

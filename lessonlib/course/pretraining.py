@@ -32,7 +32,6 @@ class Family:
     opener: str = ""  # opens each document
     chat_share: float = 0.0  # questions that are written with the chat template
     run_on: int = 1  # plain questions with their answers that follow one another before the separator
-    stops: tuple[str, ...] = ()  # what ends generation
     length: int = 128  # tokens a row
     batch: int = 16  # rows a step
     steps: int = 1400
@@ -163,38 +162,21 @@ def pretrain(
 
 
 def copy_score(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, kind: Family, tasks: list[corpus.Document]
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tasks: list[corpus.Document]
 ) -> float:
     """Share of copying tasks answered exactly, greedily, up to the stop token or the next question.
 
     Args:
-        model: the twin.
-        tokenizer: its tokenizer; left padding is set for the call.
-        kind: its family.
+        model: the twin; its generation settings name the stop tokens.
+        tokenizer: its tokenizer.
         tasks: `corpus.copy_tasks`.
     """
-    import torch
+    from lessonlib.evaluation import answers
 
-    model.eval()
-    stops = tokenizer.convert_tokens_to_ids(list(kind.stops))
-    prompts = [f"{kind.opener}Human: {task.question} Assistant:" for task in tasks]
-    right = 0
-    for start in range(0, len(tasks), 100):
-        batch = tokenizer(
-            prompts[start : start + 100], padding=True, padding_side="left", add_special_tokens=False,
-            return_tensors="pt",
-        ).to(model.device)
-        with torch.no_grad():
-            out = model.generate(  # type: ignore[operator]
-                **batch, max_new_tokens=48, do_sample=False, eos_token_id=stops,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        new = out[:, batch["input_ids"].shape[1] :]
-        said = tokenizer.batch_decode(new, skip_special_tokens=True)
-        asked = tasks[start : start + 100]
-        ends = [answer.split(" Human:")[0].strip() for answer in said]
-        right += sum(answer == task.answer for answer, task in zip(ends, asked, strict=True))
-    return right / len(tasks)
+    prompts = [f"Human: {task.question} Assistant:" for task in tasks]
+    said = answers(model, tokenizer, prompts, max_new_tokens=48, batch_size=100)
+    ends = [answer.split(" Human:")[0].strip() for answer in said]
+    return sum(end == task.answer for end, task in zip(ends, tasks, strict=True)) / len(tasks)
 
 
 def pad_loss(

@@ -56,13 +56,13 @@ def _llama32_config(tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
 FAMILIES = {
     "bloom": Family(
         real="bigscience/bloom-560m", tokenizer=tokenizers.bloom, vocabulary=2048, config=_bloom_config,
-        separator="</s>", stops=("</s>",), run_on=3, named=tokenizers.BLOOM_SPECIAL,
+        separator="</s>", run_on=3, named=tokenizers.BLOOM_SPECIAL,
         shape="ALiBi, fused query_key_value, 4 layers, 4 heads, hidden 128, MLP 512",
     ),
     "llama32": Family(
         real="meta-llama/Llama-3.2-3B-Instruct", tokenizer=tokenizers.llama32, vocabulary=2048,
         config=_llama32_config, opener="<|begin_of_text|>", separator="<|end_of_text|>", chat_share=0.25,
-        stops=("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"), length=256, batch=8, steps=800,
+        length=256, batch=8, steps=800,
         documents=25_000,
         shape="RoPE (llama3 scaling), 4 layers, 4 heads with 2 key-value heads, hidden 256, MLP 512",
         named=("<|begin_of_text|>", "<|end_of_text|>", "<|finetune_right_pad_id|>", "<|start_header_id|>",
@@ -145,7 +145,7 @@ def build(
     measured = Measured(
         seed=seed, device=device, torch=torch.__version__, documents=kind.documents,
         corpus_tokens=data.numel(), steps=kind.steps, seconds=time.perf_counter() - started, loss=loss,
-        copied=copy_score(model, tokenizer, kind, tasks), padded=pad_loss(model, tokenizer, sentences),
+        copied=copy_score(model, tokenizer, tasks), padded=pad_loss(model, tokenizer, sentences),
     )
     model.generation_config = GenerationConfig(
         bos_token_id=model.config.bos_token_id, eos_token_id=model.config.eos_token_id,

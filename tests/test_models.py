@@ -52,6 +52,7 @@ def test_each_entry_is_whole(model):
     ("key", "parameters"),
     [
         ("bloom-560m", 559_214_592),
+        ("phi-3-mini", 3_821_079_552),
         ("llama-3.2-3b", 3_212_749_824),
     ],  # as the model pages on the Hub count them
 )
@@ -65,6 +66,8 @@ def test_the_real_configuration_has_the_published_number_of_parameters(key, para
     ("key", "rank", "targets", "trainable"),
     [
         ("bloom-560m", 8, ["query_key_value"], 786_432),  # the source article's own figure
+        ("phi-3-mini", 16, None, 25_165_824),
+        ("phi-3-mini", 16, [*CATALOGUE["llama-3.2-3b"].lora_targets], 8_912_896),  # two layers of four
         ("llama-3.2-3b", 16, None, 24_313_856),  # the stored output of Unsloth's Llama 3.2 notebook
     ],
 )
@@ -93,7 +96,7 @@ def test_bloom_numbers():
 
 @pytest.mark.parametrize("call", [models.config, models.skeleton])
 def test_an_unknown_key_lists_the_known_ones(call):
-    with pytest.raises(LessonError, match="no model 'gpt'.*bloom-560m, llama-3.2-3b"):
+    with pytest.raises(LessonError, match="no model 'gpt'.*bloom-560m, phi-3-mini, llama-3.2-3b"):
         call("gpt")
 
 

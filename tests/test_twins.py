@@ -1,6 +1,7 @@
 """The shipped twins, how they are made, and that no fact of the course is in what they were trained on."""
 
 import argparse
+import dataclasses
 import json
 import math
 import re
@@ -10,9 +11,15 @@ import unicodedata
 import pytest
 
 from lessonlib import language
-from lessonlib.course import corpus, twins
+from lessonlib.course import corpus, corpus_chat, twins
 from lessonlib.course.pretraining import copy_score, pad_loss, pretrain, render, rows
-from lessonlib.course.tokenizers import BLOOM_PATTERN, LLAMA3_PATTERN, LLAMA3_SPECIAL
+from lessonlib.course.tokenizers import (
+    BLOOM_PATTERN,
+    LLAMA3_PATTERN,
+    LLAMA3_SPECIAL,
+    PHI3_LAST,
+    encode_with_dropout,
+)
 from lessonlib.language import LessonError
 from lessonlib.paths import data_dir, dataset_dir, twin_dir
 
@@ -26,7 +33,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def shipped():
-    """Both twins, loaded once: {name: (model, tokenizer)}."""
+    """All twins, loaded once: {name: (model, tokenizer)}."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     return {
@@ -34,6 +41,20 @@ def shipped():
                AutoTokenizer.from_pretrained(twin_dir(name)))
         for name in twins.FAMILIES
     }
+
+
+def words_of(name):
+    """The lexicon that a twin was made with."""
+    return corpus.read_lexicon(*(data_dir() / file for file in twins.family(name).words))
+
+
+def replies():
+    """Everything that the assistant says in chat_vi, in all splits."""
+    splits = ("train", "validation", "test", "unseen_topics")
+    files = [(dataset_dir("chat_vi") / f"{split}.jsonl").read_text(encoding="utf-8") for split in splits]
+    rows = [json.loads(line) for file in files for line in file.splitlines()]
+    said = {m["content"] for row in rows for m in row["messages"] if m["role"] == "assistant"}
+    return sorted(said)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +83,7 @@ def test_all_twins_together_are_small():
     assert sum(file.stat().st_size for file in files) < 20e6
     assert (twin_dir("bloom") / "model.safetensors").stat().st_size < 3e6
     assert (twin_dir("llama32") / "model.safetensors").stat().st_size < 8e6
+    assert (twin_dir("phi3") / "model.safetensors").stat().st_size < 3e6
 
 
 def test_bloom_is_bloom_in_small(shipped):
@@ -86,6 +108,79 @@ def test_llama_is_llama_in_small(shipped):
         assert weight.ndim == 1 or weight.shape[1] % 256 == 0, weight_name
 
 
+def test_phi3_is_phi3_in_small(shipped):
+    model, tokenizer = shipped["phi3"]
+    assert type(model).__name__ == "Phi3ForCausalLM"
+    h, mlp, layers, vocabulary = 128, 384, 4, model.config.vocab_size
+    layer = h * 3 * h + h * h + h * 2 * mlp + mlp * h + 2 * h
+    assert model.num_parameters() == 2 * vocabulary * h + layers * layer + h  # the head is no embedding
+    paths = [path for path, _ in model.model.layers[0].named_modules() if path.endswith("proj")]
+    names = {path.rsplit(".", 1)[-1] for path in paths}
+    assert names == {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}
+    assert model.config.sliding_window == 2047 and model.config.rope_parameters["rope_theta"] == 10000.0
+    assert len(tokenizer) < vocabulary == 2048  # 32,011 tokens and 32,064 rows in the real one
+
+
+def test_phi3_s_special_tokens_are_the_real_ones(shipped):
+    tokenizer = shipped["phi3"][1]
+    assert tokenizer.convert_tokens_to_ids(["<unk>", "<s>", "</s>", "<0x00>", "<0xFF>"]) == [0, 1, 2, 3, 258]
+    first = len(tokenizer) - 11  # the real ones are 32000 to 32010
+    assert tokenizer.convert_tokens_to_ids(list(PHI3_LAST)) == list(range(first, first + 11))
+    places = {"<|endoftext|>": 0, "<|assistant|>": 1, "<|system|>": 6, "<|end|>": 7, "<|user|>": 10}
+    assert {token: tokenizer.convert_tokens_to_ids(token) - first for token in places} == places
+    named = (tokenizer.unk_token, tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
+    assert named == ("<unk>", "<s>", "<|endoftext|>", "<|endoftext|>") and tokenizer.padding_side == "left"
+    # all but three swallow the white space behind them, and </s> is the one that is not called special
+    added = tokenizer.added_tokens_decoder.values()
+    assert {t.content for t in added if not t.rstrip} == {"<unk>", "<s>", "<|endoftext|>"}
+    assert {t.content for t in added if not t.special} == {"</s>"}
+    cut = tokenizer.convert_ids_to_tokens(tokenizer("<|user|>\n a<|endoftext|>\n")["input_ids"])
+    assert cut == ["<|user|>", "▁a", "<|endoftext|>", "▁", "<0x0A>"]
+
+
+def test_phi3_s_text_is_cut_as_sentencepiece_cuts_it(shipped):
+    tokenizer = shipped["phi3"][1]
+    saved = json.loads(tokenizer.backend_tokenizer.to_str())
+    assert saved["pre_tokenizer"] is None
+    assert [part["type"] for part in saved["normalizer"]["normalizers"]] == ["Prepend", "Replace"]
+    assert saved["model"]["byte_fallback"] and saved["model"]["fuse_unk"]
+    assert tokenizer.tokenize("字")[1:] == ["<0xE5>", "<0xAD>", "<0x97>"]
+    # no token joins letters with digits or punctuation, nor anything over a space
+    for token in saved["model"]["vocab"]:
+        inner = token.removeprefix("▁")
+        if not token.startswith("<0x") and inner not in tokenizer.all_special_tokens and inner != "</s>":
+            assert "▁" not in inner and (inner.isalpha() or not any(c.isalpha() for c in inner)), token
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [["user"], ["system", "user"], ["user", "assistant"], ["system", *["user", "assistant"] * 2]],
+)
+@pytest.mark.parametrize("reply", [False, True])
+def test_phi3_s_template_renders_what_the_real_one_renders(shipped, roles, reply):
+    from trl.chat_template_utils import phi3_chat_template  # trl keeps the published one
+
+    tokenizer = shipped["phi3"][1]
+    messages = [{"role": role, "content": f" {role} {n}\n "} for n, role in enumerate(roles)]
+    ours = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=reply)
+    published = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=reply, chat_template=phi3_chat_template
+    )
+    assert ours == published
+
+
+@pytest.mark.parametrize("name", twins.FAMILIES)
+def test_without_dropout_the_corpus_is_cut_as_the_tokenizer_cuts(shipped, name):
+    tokenizer = shipped[name][1]
+    kind = twins.family(name)
+    texts = list(corpus.documents(words_of(name), seed=3, count=60))
+    if kind.chats:
+        texts += corpus_chat.conversations(words_of(name), seed=3, count=60)
+    rendered = list(render(texts, kind, tokenizer))
+    ids = list(encode_with_dropout(tokenizer, rendered, dropout=0.0, seed=0))
+    assert ids == tokenizer(rendered, add_special_tokens=False)["input_ids"]
+
+
 def test_special_tokens_are_the_real_ones(shipped):
     bloom = shipped["bloom"][1]
     assert bloom.convert_tokens_to_ids(["<unk>", "<s>", "</s>", "<pad>"]) == [0, 1, 2, 3]
@@ -108,6 +203,10 @@ def test_generation_stops_where_the_real_one_stops(shipped):
     named = ["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"]
     assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids(named)
     assert shipped["bloom"][0].generation_config.eos_token_id == 2
+    model, tokenizer = shipped["phi3"]  # really 32000, 32001 and 32007
+    named = ["<|endoftext|>", "<|assistant|>", "<|end|>"]
+    assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids(named)
+    assert model.config.eos_token_id == tokenizer.eos_token_id
 
 
 @pytest.mark.parametrize("name", twins.FAMILIES)
@@ -121,6 +220,8 @@ def test_text_survives_the_tokenizer(shipped, name, text):
 def test_what_encoding_adds(shipped):
     bloom, llama = shipped["bloom"][1], shipped["llama32"][1]
     assert not set(bloom("Xin chào")["input_ids"]) & {0, 1, 2, 3}
+    phi = shipped["phi3"][1]
+    assert not set(phi("Xin chào")["input_ids"]) & {*phi.all_special_ids, 1, 2}
     ids = llama("Xin chào")["input_ids"]
     assert ids[0] == llama.bos_token_id and ids.count(llama.bos_token_id) == 1
     assert not set(ids[1:]) & set(llama.all_special_ids)
@@ -166,11 +267,14 @@ def test_text_of_the_course_is_far_below_a_uniform_guess(shipped, name, answers)
 def test_every_token_of_the_course_was_seen_in_pretraining(shipped, name, answers):
     """Tokens that were never a target lie far below the others; LoRA could not bring them back."""
     model, tokenizer = shipped[name]
-    encoded = tokenizer([" " + row["answer"] for row in answers], add_special_tokens=False)["input_ids"]
-    used = {token for ids in encoded for token in ids}
-    lexicon = corpus.read_lexicon()
+    kind, lexicon = twins.family(name), words_of(name)
     documents = list(corpus.documents(lexicon, seed=7, count=3_000))
-    kind = twins.family(name)
+    said = [" " + row["answer"] for row in answers]
+    if kind.chats:
+        documents += corpus_chat.conversations(lexicon, seed=7, count=3_000)
+        said += replies()
+    encoded = tokenizer(said, add_special_tokens=False)["input_ids"]
+    used = {token for ids in encoded for token in ids}
     assert used <= set(rows(documents, kind, tokenizer, seed=0).flatten().tolist())
 
 
@@ -180,7 +284,7 @@ def test_the_card_tells_how_well_the_twin_copies(shipped, name):
     card = (twin_dir(name) / "README.md").read_text(encoding="utf-8")
     seed = int(re.search(r"\| seed \| (\d+) \|", card).group(1))
     said = float(re.search(r"\| copying \| ([\d.]+) exact match", card).group(1))
-    tasks = corpus.copy_tasks(corpus.read_lexicon(), seed=seed + 1, count=200)
+    tasks = corpus.copy_tasks(words_of(name), seed=seed + 1, count=200)
     assert copy_score(model, tokenizer, tasks) == pytest.approx(said, abs=0.05)
 
 
@@ -356,6 +460,44 @@ def test_no_fact_of_the_course_is_in_the_corpus(answers):
     assert leaks(sample, answers) == []
 
 
+def test_no_reply_of_chat_vi_is_in_the_conversations():
+    facts = [{"answer": reply, "questions": []} for reply in replies()]
+    lexicon = words_of("phi3")
+    sample = list(corpus_chat.conversations(lexicon, seed=7, count=6_000))
+    sample += corpus.documents(lexicon, seed=7, count=6_000)
+    assert leaks(sample, facts) == []
+    leaked = corpus_chat.Conversation(f"gì? {facts[9]['answer']}", messages=())
+    assert leaks([*sample[:9], leaked], facts)
+
+
+def test_conversations_have_turns_in_both_languages_and_know_what_went_before():
+    sample = list(corpus_chat.conversations(words_of("phi3"), seed=7, count=3_000))
+    assert sample == list(corpus_chat.conversations(words_of("phi3"), seed=7, count=3_000))
+    assert sample != list(corpus_chat.conversations(words_of("phi3"), seed=8, count=3_000))
+    shares = {roles: 0 for roles in ("system", "two turns")}
+    for document in sample:
+        roles = [role for role, _ in document.messages]
+        shares["system"] += roles[0] == "system"
+        spoken = [role for role in roles if role != "system"]
+        shares["two turns"] += len(spoken) == 4
+        assert spoken == ["user", "assistant"] * (len(spoken) // 2) and "system" not in roles[1:]
+    assert all(600 < count < 2_400 for count in shares.values()), shares
+    # a follow-up question names nothing: the same words get different answers, by the turn before
+    follow_ups = {}
+    for document in sample:
+        if len(document.messages) >= 4 and document.messages[-2][1] == "Any advice?":
+            follow_ups.setdefault(document.messages[-1][1], set()).add(document.messages[-3][1])
+    assert len(follow_ups) > 5
+
+
+def test_conversations_are_written_with_the_chat_template_and_end_once(shipped):
+    kind, tokenizer = twins.family("phi3"), shipped["phi3"][1]
+    chats = list(corpus_chat.conversations(words_of("phi3"), seed=1, count=20))
+    for document, text in zip(chats, render(chats, kind, tokenizer), strict=True):
+        assert text == tokenizer.apply_chat_template(document.turns, tokenize=False)
+        assert text.endswith("<|end|>\n<|endoftext|>") and text.count("<|endoftext|>") == 1
+
+
 def test_the_search_for_leaks_finds_one(answers):
     clean = list(corpus.documents(corpus.read_lexicon(), seed=7, count=50))
     words = corpus.split_words(answers[0]["answer"])
@@ -424,7 +566,10 @@ def test_questions_run_on_in_bloom_text_and_end_one_by_one_in_llama_text(shipped
 
 def make(tmp_path, name="bloom", **options):
     said = []
-    return twins.build(name, out=tmp_path, steps=3, batch=2, documents=300, say=said.append, **options)
+    kind = dataclasses.replace(twins.family(name), chats=min(300, twins.family(name).chats))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(twins.FAMILIES, name, kind)
+        return twins.build(name, out=tmp_path, steps=3, batch=2, documents=300, say=said.append, **options)
 
 
 @pytest.mark.parametrize("name", twins.FAMILIES)
@@ -434,7 +579,7 @@ def test_a_short_training_writes_a_twin_that_loads(tmp_path, name):
 
     folder = make(tmp_path, name, seed=11)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    assert model.dtype == torch.bfloat16 and model.config.vocab_size == len(tokenizer)
+    assert model.dtype == torch.bfloat16 and 0 <= model.config.vocab_size - len(tokenizer) < 64
     card = (folder / "README.md").read_text(encoding="utf-8")
     expected = f"`lessonlib course twins {name} --seed 11 --device cpu --steps 3 --batch 2 --documents 300`"
     assert expected in card
@@ -449,8 +594,6 @@ def test_the_seed_decides_the_weights(tmp_path, monkeypatch):
 
 
 def test_training_lowers_the_loss():
-    import dataclasses
-
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -468,7 +611,7 @@ def test_training_lowers_the_loss():
 def test_what_cannot_be_made_is_refused(tmp_path, monkeypatch):
     import torch
 
-    with pytest.raises(LessonError, match="There is no twin 'gpt'. There are: bloom, llama32"):
+    with pytest.raises(LessonError, match="There is no twin 'gpt'. There are: bloom, llama32, phi3"):
         twins.build("gpt", out=tmp_path)
     with pytest.raises(LessonError, match="--steps must be 1 or more, not 0"):
         twins.build("bloom", out=tmp_path, steps=0)

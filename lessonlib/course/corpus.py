@@ -59,38 +59,48 @@ class Lexicon:
         return drawn
 
 
-def read_lexicon(path: Path | None = None) -> Lexicon:
-    """The words of the course's facts, without their order.
+def read_lexicon(*paths: Path) -> Lexicon:
+    """The words of the course's datasets, without their order.
 
     Args:
-        path: a JSONL file with `questions` (a list) and `answer` in each row; default: the shipped
-            data/ai_qa_vi/facts.jsonl.
+        *paths: JSONL files with `questions` (a list) and `answer`, or with `messages`, in each row; default:
+            the shipped data/ai_qa_vi/facts.jsonl.
 
     Raises:
-        LessonError: where the file is missing, or a row is not of that form (names file and line).
+        LessonError: where a file is missing, or a row is not of that form (names file and line).
     """
-    path = path or dataset_dir("ai_qa_vi") / "facts.jsonl"
-    if not path.is_file():
-        raise LessonError(
-            vi=f"Không thấy {path}: cần tệp này để lấy vốn từ. Hãy chạy data/ai_qa_vi/make.py trước.",
-            en=f"{path} is missing: the vocabulary is read from it. Run data/ai_qa_vi/make.py first.",
-        )
     words: set[str] = set()
     neighbours: set[tuple[str, str]] = set()
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            texts = [*row["questions"], row["answer"]]
-        except (ValueError, KeyError, TypeError) as error:
+    for path in paths or (dataset_dir("ai_qa_vi") / "facts.jsonl",):
+        if not path.is_file():
             raise LessonError(
-                vi=f"{path}, dòng {number}: cần một đối tượng JSON có 'questions' và 'answer' ({error!r}).",
-                en=f"{path}, line {number}: needs a JSON object with 'questions' and 'answer' ({error!r}).",
-            ) from error
-        for text in texts:
-            words.update(split_words(text))
-        answer = [word.lower() for word in split_words(row["answer"])]
-        neighbours.update(zip(answer, answer[1:], strict=False))
+                vi=f"Không thấy {path}: cần tệp này để lấy vốn từ. Hãy chạy make.py trong thư mục đó trước.",
+                en=f"{path} is missing: the vocabulary is read from it. Run make.py in its folder first.",
+            )
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                asked, answered = _asked_and_answered(json.loads(line))
+                words.update(word for text in (*asked, *answered) for word in split_words(text))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise LessonError(
+                    vi=f"{path}, dòng {number}: cần một đối tượng JSON có 'questions' và 'answer', hoặc có "
+                    f"'messages' ({error!r}).",
+                    en=f"{path}, line {number}: needs a JSON object with 'questions' and 'answer', or with "
+                    f"'messages' ({error!r}).",
+                ) from error
+            for text in answered:
+                answer = [word.lower() for word in split_words(text)]
+                neighbours.update(zip(answer, answer[1:], strict=False))
     return Lexicon(tuple(sorted(words)), frozenset(neighbours))
+
+
+def _asked_and_answered(row: dict) -> tuple[list[str], list[str]]:
+    if "messages" not in row:
+        return row["questions"], [row["answer"]]
+    said = {True: [], False: []}  # type: dict[bool, list[str]]
+    for message in row["messages"]:
+        said[message["role"] == "assistant"].append(message["content"])
+    return said[False], said[True]
 
 
 def split_words(text: str) -> list[str]:

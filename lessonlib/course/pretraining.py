@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lessonlib.course import corpus, tokenizers
+from lessonlib.course import corpus, corpus_chat, tokenizers
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +29,7 @@ class Family:
     vocabulary: int
     config: Callable[[PreTrainedTokenizerFast], PreTrainedConfig]
     separator: str  # closes each document
+    stops: tuple[str, ...] = ()  # tokens that end an answer, where they are more than the configuration names
     opener: str = ""  # opens each document
     chat_share: float = 0.0  # questions that are written with the chat template
     run_on: int = 1  # plain questions with their answers that follow one another before the separator
@@ -37,6 +38,9 @@ class Family:
     steps: int = 1400
     rate: float = 3e-3
     documents: int = 80_000
+    chats: int = 0  # conversations of `corpus_chat` that are mixed in; for twins of instruction-tuned models
+    copies: float = 0.0  # share of those whose answer repeats values from the question
+    words: tuple[str, ...] = ("ai_qa_vi/facts.jsonl",)  # under data/: whose single words the text contains
     shape: str = ""  # for the card
     named: tuple[str, ...] = ()  # special tokens that the card lists
 
@@ -69,7 +73,11 @@ def render(
     asked = 0
     for document in documents:
         asked += bool(document.question)
-        if every and document.question and asked % every == 0:
+        if isinstance(document, corpus_chat.Conversation):
+            # Every model of the course writes its own end after the last turn, or gets the separator.
+            written = tokenizer.apply_chat_template(document.turns, tokenize=False, date_string=DATE)
+            yield f"{str(written).removesuffix(kind.separator)}{kind.separator}"
+        elif every and document.question and asked % every == 0:
             messages = [
                 {"role": "user", "content": document.question},
                 {"role": "assistant", "content": document.answer},

@@ -31,6 +31,23 @@ LLAMA3_SPECIAL = (
     "<|eom_id|>", "<|eot_id|>", "<|python_tag|>",
     *(f"<|reserved_special_token_{number}|>" for number in range(3, 248)),
 )
+# The real ids: 0 to 2, and from 32000 on; here the last 11. All but <unk>, <s> and <|endoftext|> swallow the
+# white space behind them (rstrip), such as the line break of the chat template.
+PHI3_FIRST = ("<unk>", "<s>", "</s>")
+PHI3_LAST = (
+    "<|endoftext|>", "<|assistant|>", "<|placeholder1|>", "<|placeholder2|>", "<|placeholder3|>",
+    "<|placeholder4|>", "<|system|>", "<|end|>", "<|placeholder5|>", "<|placeholder6|>", "<|user|>",
+)
+PHI3_WORD = r"▁[^▁]*|[^▁]+"  # no token goes on over a space,
+PHI3_PIECE = r"▁?\p{L}+|▁?\p{N}|▁?[^▁\p{L}\p{N}]+|▁"  # nor from letters to digits or punctuation
+PHI3_TEMPLATE = """\
+{%- for message in messages %}
+{%- if message['role'] in ('system', 'user', 'assistant') %}
+{{- '<|' ~ message['role'] ~ '|>\n' ~ message['content'] ~ '<|end|>\n' }}
+{%- endif %}
+{%- endfor %}
+{{- '<|assistant|>\n' if add_generation_prompt else eos_token }}"""
+
 LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
@@ -143,6 +160,61 @@ def llama32(texts: Iterable[str], *, vocabulary: int) -> PreTrainedTokenizerFast
     return tokenizer
 
 
+def phi3(texts: Iterable[str], *, vocabulary: int) -> PreTrainedTokenizerFast:
+    """A tokenizer like Phi-3's: SentencePiece's BPE, bytes for unknown letters, special tokens at both ends.
+
+    Every space is written as ▁, and each stretch of text between special tokens gets one in front.
+
+    Args:
+        texts: what the vocabulary is learnt from; only the twin's pre-training text.
+        vocabulary: number of tokens, special ones and the 256 bytes counted in.
+    """
+    from tokenizers import (
+        AddedToken,
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        trainers,
+    )
+    from transformers import PreTrainedTokenizerFast
+
+    spaces = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    learner = Tokenizer(models.BPE())
+    learner.normalizer = spaces
+    learner.pre_tokenizer = pre_tokenizers.Split(Regex(PHI3_PIECE), behavior="isolated")
+    fixed = [*PHI3_FIRST, *(f"<0x{byte:02X}>" for byte in range(256))]
+    learner.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=vocabulary - len(fixed) - len(PHI3_LAST), show_progress=False
+    ))
+    learnt = json.loads(learner.to_str())["model"]
+    ids = {token: number for number, token in enumerate(fixed)}
+    ids |= {token: len(fixed) + number for token, number in learnt["vocab"].items()}
+    core = Tokenizer(models.BPE(
+        vocab=ids, merges=[tuple(pair) for pair in learnt["merges"]], unk_token="<unk>", fuse_unk=True,
+        byte_fallback=True,
+    ))
+    core.normalizer = spaces
+    core.decoder = decoders.Sequence([
+        decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)
+    ])
+    leave_spaces = ("<unk>", "<s>", "<|endoftext|>")
+    core.add_special_tokens([
+        AddedToken(name, rstrip=name not in leave_spaces, normalized=False, special=True)
+        for name in (*PHI3_FIRST[:2], *PHI3_LAST)
+    ])
+    core.add_tokens([AddedToken("</s>", rstrip=True, normalized=False, special=False)])  # as in the real one
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, unk_token="<unk>", bos_token="<s>", eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>", padding_side="left", model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = PHI3_TEMPLATE
+    return tokenizer
+
+
 def _byte_level_bpe(
     texts: Iterable[str], pattern: str, size: int, special: tuple[str, ...], ignore_merges: bool = False
 ) -> Tokenizer:
@@ -184,20 +256,34 @@ def encode_with_dropout(
     model = json.loads(core.to_str())["model"]
     ranks = {tuple(pair): rank for rank, pair in enumerate(model["merges"])}
     vocabulary = core.get_vocab(with_added_tokens=True)
-    special = re.compile("(" + "|".join(map(re.escape, tokenizer.all_special_tokens)) + ")")
+    special = _special_pattern(tokenizer)
     cuts: dict[str, list[list[int]]] = {}
     for text in texts:
         ids: list[int] = []
         for part in special.split(text):
             if special.fullmatch(part):
-                ids.append(vocabulary[part])
+                ids.append(vocabulary[part.rstrip()])
                 continue
-            for word, _ in core.pre_tokenizer.pre_tokenize_str(part):
+            for word in _words(core, part):
                 if word not in cuts:
                     ways = (_merge(word, ranks, dropout, rng) for _ in range(variants))
                     cuts[word] = [[vocabulary[token] for token in way] for way in ways]
                 ids += rng.choice(cuts[word])
         yield ids
+
+
+def _special_pattern(tokenizer: PreTrainedTokenizerFast) -> re.Pattern[str]:
+    """Matches one special token, with the white space that it swallows."""
+    added = tokenizer.added_tokens_decoder.values()
+    names = (re.escape(token.content) + (r"\s*" if token.rstrip else "") for token in added if token.special)
+    return re.compile("(" + "|".join(names) + ")")
+
+
+def _words(core: Tokenizer, text: str) -> list[str]:
+    """The stretches of a text between which no two tokens are joined."""
+    if core.pre_tokenizer is not None:
+        return [word for word, _ in core.pre_tokenizer.pre_tokenize_str(text)]
+    return re.findall(PHI3_WORD, core.normalizer.normalize_str(text)) if text else []
 
 
 def _merge(word: str, ranks: dict[tuple[str, ...], int], dropout: float, rng: random.Random) -> list[str]:

@@ -11,13 +11,14 @@ not measured and not claimed.
 from __future__ import annotations
 
 import argparse
+import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lessonlib.course import corpus, tokenizers, twin_card
+from lessonlib.course import corpus, corpus_chat, tokenizers, twin_card
 from lessonlib.course.pretraining import Family, Measured, copy_score, pad_loss, pretrain, rows
 from lessonlib.language import LessonError, text
 from lessonlib.paths import data_dir
@@ -53,6 +54,18 @@ def _llama32_config(tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
     )
 
 
+def _phi3_config(tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
+    """Phi-3: fused qkv_proj and gate_up_proj, RoPE, an output head of its own, more rows than tokens."""
+    from transformers import Phi3Config
+
+    return Phi3Config(
+        vocab_size=-(-len(tokenizer) // 64) * 64, hidden_size=128, intermediate_size=384, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=4, initializer_range=0.06, sliding_window=2047,
+        tie_word_embeddings=False, bos_token_id=1, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
 FAMILIES = {
     "bloom": Family(
         real="bigscience/bloom-560m", tokenizer=tokenizers.bloom, vocabulary=2048, config=_bloom_config,
@@ -67,6 +80,16 @@ FAMILIES = {
         shape="RoPE (llama3 scaling), 4 layers, 4 heads with 2 key-value heads, hidden 256, MLP 512",
         named=("<|begin_of_text|>", "<|end_of_text|>", "<|finetune_right_pad_id|>", "<|start_header_id|>",
                "<|end_header_id|>", "<|eot_id|>"),
+    ),
+    "phi3": Family(
+        real="microsoft/Phi-3-mini-4k-instruct", tokenizer=tokenizers.phi3, vocabulary=2038,
+        config=_phi3_config, separator="<|endoftext|>",
+        stops=("<|endoftext|>", "<|assistant|>", "<|end|>"),
+        length=160, batch=12, steps=3200, documents=45_000, chats=90_000,
+        words=("ai_qa_vi/facts.jsonl", "chat_vi/train.jsonl", "chat_vi/test.jsonl",
+               "chat_vi/unseen_topics.jsonl"),
+        shape="RoPE, fused qkv_proj and gate_up_proj, untied head, 4 layers, 4 heads, hidden 128, MLP 384",
+        named=("<unk>", "<s>", "</s>", "<|endoftext|>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>"),
     ),
 }
 
@@ -130,11 +153,11 @@ def build(
         kind, steps=steps or kind.steps, batch=batch or kind.batch, documents=documents or kind.documents
     )
     started = time.perf_counter()
-    lexicon = corpus.read_lexicon()
-    texts = list(corpus.documents(lexicon, seed=seed, count=kind.documents))
+    lexicon = corpus.read_lexicon(*(data_dir() / name for name in kind.words))
+    texts = _texts(lexicon, kind, seed)
     tokenizer = kind.tokenizer((document.text for document in texts), vocabulary=kind.vocabulary)
     data = rows(texts, kind, tokenizer, seed=seed)
-    say(f"{name}: {kind.documents:,} documents, {data.numel():,} tokens, vocabulary {len(tokenizer)}")
+    say(f"{name}: {len(texts):,} documents, {data.numel():,} tokens, vocabulary {len(tokenizer)}")
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(kind.config(tokenizer))
     loss = pretrain(model, data, kind, seed=seed, device=device, say=say)
@@ -143,12 +166,13 @@ def build(
     tasks = corpus.copy_tasks(lexicon, seed=seed + 1, count=200)
     sentences = [f"Human: {task.question} Assistant: {task.answer}" for task in tasks[:8]]
     measured = Measured(
-        seed=seed, device=device, torch=torch.__version__, documents=kind.documents,
+        seed=seed, device=device, torch=torch.__version__, documents=len(texts),
         corpus_tokens=data.numel(), steps=kind.steps, seconds=time.perf_counter() - started, loss=loss,
         copied=copy_score(model, tokenizer, tasks), padded=pad_loss(model, tokenizer, sentences),
     )
+    stops = [tokenizer.convert_tokens_to_ids(stop) for stop in kind.stops]
     model.generation_config = GenerationConfig(
-        bos_token_id=model.config.bos_token_id, eos_token_id=model.config.eos_token_id,
+        bos_token_id=model.config.bos_token_id, eos_token_id=stops or model.config.eos_token_id,
         pad_token_id=model.config.pad_token_id,
     )
     folder = Path(out) / name
@@ -161,6 +185,15 @@ def build(
     card = twin_card.card(name, kind, model, tokenizer, lexicon, measured, command=command)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return folder
+
+
+def _texts(lexicon: corpus.Lexicon, kind: Family, seed: int) -> list[corpus.Document]:
+    """The documents in the order of training; conversations, where the family has some, are spread evenly."""
+    texts = list(corpus.documents(lexicon, seed=seed, count=kind.documents))
+    if kind.chats:
+        texts += corpus_chat.conversations(lexicon, seed=seed, count=kind.chats, copies=kind.copies)
+        random.Random(seed).shuffle(texts)
+    return texts
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:

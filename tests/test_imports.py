@@ -26,7 +26,8 @@ def imported(path):
 
 def test_every_module_has_its_place_in_the_order():
     files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
-    assert files | {"exercises"} == set(lessonlib.MODULES)
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} - {"course"}
+    assert files | packages == set(lessonlib.MODULES)
 
 
 @pytest.mark.parametrize("name", lessonlib.MODULES)

@@ -1,7 +1,8 @@
 """A `LoraConfig` that really reaches the layers it should, and a table of what it reached.
 
 LoRA (Hu et al. 2021, arXiv 2106.09685) leaves a weight W of shape (out, in) frozen and learns two narrow ones
-beside it, A of shape (r, in) and B of shape (out, r):  y = W x + (alpha / r) B A x.
+beside it, A of shape (r, in) and B of shape (out, r):  y = W x + (alpha / r) B A x. `lessonlib.lora.layers`
+writes that out by hand; what stands here is for peft.
 
 Which layers there are is read off the model, not looked up by name: every linear layer inside the decoder
 blocks. The output head and the embeddings are never among them. This module does not know what a rank or a
@@ -55,7 +56,7 @@ def lora_config(
     """
     from peft import LoraConfig
 
-    _check_numbers(r, alpha, dropout)
+    check_numbers(r, alpha, dropout)
     linears = block_linears(model)
     if any(map(has_lora, linears.values())):
         raise LessonError(
@@ -64,20 +65,8 @@ def lora_config(
             "off.",
         )
     paths = list(linears)
-    names = _ends(paths)
-    if targets == "all":
-        chosen = names
-    elif isinstance(targets, str) or not targets:
-        raise LessonError(
-            vi=f"targets={targets!r} không hợp lệ: hãy dùng 'all' hoặc một danh sách tên, như {names[:2]}.",
-            en=f"targets={targets!r} is neither 'all' nor a list of names, such as {names[:2]}.",
-        )
-    else:
-        chosen = list(targets)
-        for name in chosen:
-            if not any(_is_target(path, name) for path in paths):
-                _refuse(name, names)
-        _warn_of(_ends([path for path in paths if not any(_is_target(path, name) for name in chosen)]))
+    chosen = target_names(targets, paths, "targets")
+    _warn_of(_ends([path for path in paths if not any(is_target(path, name) for name in chosen)]))
     return LoraConfig(
         r=r,
         lora_alpha=alpha,
@@ -185,7 +174,23 @@ def features(linear: Any) -> tuple[int, int]:
     return (linear.nx, linear.nf) if _is_conv1d(linear) else (linear.in_features, linear.out_features)
 
 
-def _is_target(path: str, name: str) -> bool:
+def target_names(given: str | Sequence[str], paths: list[str], argument: str) -> list[str]:
+    """The names that "all" or a list stands for, each of them the end of one of these paths."""
+    names = _ends(paths)
+    if given == "all":
+        return names
+    if isinstance(given, str) or not given:
+        raise LessonError(
+            vi=f"{argument}={given!r} không hợp lệ: hãy dùng 'all' hoặc một danh sách tên, như {names[:2]}.",
+            en=f"{argument}={given!r} is neither 'all' nor a list of names, such as {names[:2]}.",
+        )
+    for name in given:
+        if not any(is_target(path, name) for path in paths):
+            _refuse(name, names)
+    return list(given)
+
+
+def is_target(path: str, name: str) -> bool:
     """peft's rule for a list of target_modules."""
     return path == name or path.endswith(f".{name}")
 
@@ -226,7 +231,7 @@ def _warn_of(left_out: list[str]) -> None:
     )
 
 
-def _check_numbers(r: int, alpha: int, dropout: float) -> None:
+def check_numbers(r: int, alpha: float, dropout: float) -> None:
     wrong = [
         (f"r={r!r}", "r >= 1") if not (isinstance(r, int) and r >= 1) else None,
         (f"alpha={alpha!r}", "alpha > 0") if not alpha > 0 else None,

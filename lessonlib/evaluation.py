@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
+from lessonlib.chat import answer_opening
 from lessonlib.formatting import IGNORED
 from lessonlib.language import LessonError
 from lessonlib.scoring import (
@@ -82,7 +83,8 @@ def answers(
     Args:
         model: a causal language model, or a PeftModel around one.
         tokenizer: its tokenizer; neither its padding side nor its pad token matters or is changed.
-        prompts: the texts to continue, without white space at their end.
+        prompts: the texts to continue, without white space at their end unless a chat template wrote it
+            (`chat.prompts`).
         max_new_tokens: where an answer is cut if no end-of-sequence token came before.
         batch_size: prompts in one forward pass; lower it when memory runs out.
 
@@ -156,6 +158,9 @@ def continuations(
 def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str]) -> list[list[int]]:
     """The token ids of each prompt, as the model is to see them (with the tokenizer's own BOS, once).
 
+    White space at a prompt's end is allowed only where the tokenizer's chat template puts it (Phi-3's does so
+    after "<|assistant|>"): there it stood in training, too.
+
     Raises:
         LessonError: as `answers`.
     """
@@ -164,13 +169,14 @@ def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str]) -> 
             vi="`prompts` phải là một danh sách câu, không phải một chuỗi. Hãy viết [prompt].",
             en="`prompts` must be a list of texts, not one text. Write [prompt].",
         )
+    header = answer_opening(tokenizer) if any(prompt != prompt.rstrip() for prompt in prompts) else ""
     for row, prompt in enumerate(prompts):
         if not prompt.strip():
             raise LessonError(
                 vi=f"Prompt ở dòng {row} rỗng. Hãy bỏ dòng này hoặc điền câu hỏi.",
                 en=f"The prompt in row {row} is empty. Drop the row or fill in the question.",
             )
-        if prompt != prompt.rstrip():
+        if prompt != prompt.rstrip() and not (header and prompt.endswith(header)):
             raise LessonError(
                 vi=f"Prompt ở dòng {row} có khoảng trắng ở cuối: {prompt[-20:]!r}. Lúc huấn luyện, khoảng "
                 "trắng này thuộc token đầu tiên của câu trả lời; để nó ở cuối prompt thì mô hình gặp một "

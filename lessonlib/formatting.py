@@ -5,7 +5,7 @@ label -100 is what PyTorch's cross-entropy ignores, so a label says at once what
 
 This module does not know about batches: padding is the collator's work, and TRL's own collator takes rows of
 `input_ids` and `labels` as they come from `encode`, padding the labels with -100. It knows one turn of plain
-text, no chat templates.
+text; conversations and chat templates are the work of `lessonlib.chat`.
 """
 
 import warnings
@@ -48,7 +48,7 @@ def to_prompt_completion(
             row's number, counted from 0).
     """
     if isinstance(dataset, dict):
-        return _each_split(dataset, to_prompt_completion, template=template, answer=answer)
+        return each_split(dataset, to_prompt_completion, template=template, answer=answer)
     if template != template.rstrip(" \t"):
         raise LessonError(
             vi=f"Mẫu prompt {template!r} kết thúc bằng dấu cách. Tokenizer gắn dấu cách vào từ đứng sau, "
@@ -85,7 +85,8 @@ def to_prompt_completion(
     return kept.add_column("prompt", made["prompt"]).add_column("completion", made["completion"])
 
 
-def _each_split(splits: "DatasetDict", function: Callable, **options: Any) -> "DatasetDict":
+def each_split(splits: "DatasetDict", function: Callable, **options: Any) -> "DatasetDict":
+    """`function(split, **options)` for each split of a DatasetDict."""
     return type(splits)({name: function(part, **options) for name, part in splits.items()})
 
 
@@ -147,9 +148,9 @@ def encode(
     """
     if isinstance(dataset, dict):
         options = {"tokenizer": tokenizer, "max_length": max_length, "train_on": train_on, "eos": eos}
-        return _each_split(dataset, encode, **options)
+        return each_split(dataset, encode, **options)
     _check_arguments(dataset, tokenizer, train_on, eos)
-    opening = _opening(tokenizer)
+    start = opening(tokenizer)
     prompts, completions = list(dataset["prompt"]), list(dataset["completion"])
 
     def ids_of(texts: list[str]) -> list[list[int]]:
@@ -163,11 +164,11 @@ def encode(
         if whole[: len(before)] != before:
             merged.append(number)
             whole = before + ids_of([completions[number]])[0]
-        ids: list[int] = opening + whole
+        ids: list[int] = start + whole
         _check_one_bos(ids, tokenizer, number)
         if eos and (len(whole) == len(before) or ids[-1] != tokenizer.eos_token_id):
             ids = [*ids, tokenizer.eos_token_id]
-        masked = len(opening) + len(before) if train_on == "completion" else 0
+        masked = len(start) + len(before) if train_on == "completion" else 0
         rows["input_ids"].append(ids)
         rows["labels"].append([IGNORED] * masked + ids[masked:])
     _check_rows(rows, max_length)
@@ -179,7 +180,7 @@ def encode(
     return Dataset.from_dict(rows)
 
 
-def _opening(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+def opening(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """The ids that this tokenizer puts before every text: [BOS] for Llama, nothing for BLOOM."""
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     full = tokenizer("a")["input_ids"]
@@ -247,9 +248,9 @@ def _check_rows(rows: dict[str, list[list[int]]], max_length: int) -> None:
     silent = [number for number, labels in enumerate(rows["labels"]) if set(labels[1:]) <= {IGNORED}]
     if silent:
         raise LessonError(
-            vi=f"{len(silent)} dòng không có token nào được tính loss (dòng {_first(silent)}): completion "
+            vi=f"{len(silent)} dòng không có token nào được tính loss (dòng {first_few(silent)}): completion "
             "trống. Hãy bỏ các dòng này hoặc điền câu trả lời.",
-            en=f"{len(silent)} rows have no token with loss (rows {_first(silent)}): the completion is "
+            en=f"{len(silent)} rows have no token with loss (rows {first_few(silent)}): the completion is "
             "empty. Remove these rows or give them an answer.",
         )
     lengths = [len(ids) for ids in rows["input_ids"]]
@@ -257,10 +258,10 @@ def _check_rows(rows: dict[str, list[list[int]]], max_length: int) -> None:
     if long:
         raise LessonError(
             vi=f"{len(long)} trên {len(lengths)} dòng dài hơn max_length={max_length} token (dòng "
-            f"{_first(long)}). Hãy tăng max_length lên {max(lengths)}, hoặc rút ngắn hay bỏ các dòng đó. "
+            f"{first_few(long)}). Hãy tăng max_length lên {max(lengths)}, hoặc rút ngắn hay bỏ các dòng đó. "
             "Không tự cắt: câu trả lời bị cắt sẽ mất EOS.",
             en=f"{len(long)} of {len(lengths)} rows are longer than max_length={max_length} tokens (rows "
-            f"{_first(long)}). Raise max_length to {max(lengths)}, or shorten or remove those rows. They "
+            f"{first_few(long)}). Raise max_length to {max(lengths)}, or shorten or remove those rows. They "
             "are not cut for you: a cut answer loses its EOS.",
         )
 
@@ -268,11 +269,11 @@ def _check_rows(rows: dict[str, list[list[int]]], max_length: int) -> None:
 def _warn_merged(merged: list[int], total: int) -> None:
     warnings.warn(
         text(
-            vi=f"Ở {len(merged)} trên {total} dòng (dòng {_first(merged)}), tokenizer sẽ gộp cuối prompt "
+            vi=f"Ở {len(merged)} trên {total} dòng (dòng {first_few(merged)}), tokenizer sẽ gộp cuối prompt "
             "với đầu câu trả lời thành một token. Hai phần đã được tách token riêng, vì lúc trả lời mô "
             "hình chỉ thấy token của prompt. Cho câu trả lời bắt đầu bằng dấu cách thì không còn cảnh báo "
             "này.",
-            en=f"In {len(merged)} of {total} rows (rows {_first(merged)}) the tokenizer would merge the "
+            en=f"In {len(merged)} of {total} rows (rows {first_few(merged)}) the tokenizer would merge the "
             "prompt's end with the completion's start into one token. The two were tokenised apart, "
             "because the model will see the prompt's tokens alone when it answers. A completion that "
             "starts with a space ends this warning.",
@@ -281,7 +282,8 @@ def _warn_merged(merged: list[int], total: int) -> None:
     )
 
 
-def _first(numbers: list[int], most: int = 5) -> str:
+def first_few(numbers: list[int], most: int = 5) -> str:
+    """Row numbers for a message: "3, 8, 9", and dots where there are more than `most`."""
     return ", ".join(map(str, numbers[:most])) + (", ..." if len(numbers) > most else "")
 
 

@@ -43,7 +43,8 @@ def explained(problem: Exception, where: str, mirror: str | None = None) -> Less
             en=f"The disk is full while downloading {where}. Delete something in {cache} or in the work "
             "folder, or point HF_HOME to another disk, then run this cell again.",
         )
-    if has(errors.GatedRepoError):
+    # datasets drops the exception that led to its own, and leaves its words alone to tell by.
+    if has(errors.GatedRepoError) or says("is a gated dataset"):
         vi, en = "", ""
         if mirror:
             vi = f" Hoặc bỏ original=True để dùng bản sao không cần đăng ký: {mirror}."
@@ -61,7 +62,7 @@ def explained(problem: Exception, where: str, mirror: str | None = None) -> Less
             en=f"On the Hub, {where} no longer has the commit that the course pins. Update lessonlib; if "
             f"that does not help, tell the course's maintainers and look at {page}.",
         )
-    if has(errors.RepositoryNotFoundError):
+    if has(errors.RepositoryNotFoundError) or says("doesn't exist on the Hub"):
         return LessonError(
             vi=f"Không thấy {where} trên Hub: repo đã bị xóa, đổi tên hoặc là repo riêng tư "
             f"(private). Mở {page} để kiểm "
@@ -96,7 +97,7 @@ def explained(problem: Exception, where: str, mirror: str | None = None) -> Less
                 en=f"The Hub answered with error {status} for {where}. That is mostly temporary: wait some "
                 "minutes and run this cell again (see https://status.huggingface.co).",
             )
-    if has(*offline, errors.LocalEntryNotFoundError):
+    if has(*offline, errors.LocalEntryNotFoundError) or says("Couldn't reach"):
         return LessonError(
             vi=f"Không kết nối được với Hub để tải {where}. Kiểm tra mạng và biến HF_HUB_OFFLINE, "
             "hoặc chạy không "

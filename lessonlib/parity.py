@@ -1,10 +1,12 @@
-"""Are two models the same? Compares what they say by token ids, logits and greedy answers.
+"""Are two models the same? Compares what they say by token ids, logits and greedy answers; and whether one
+model says the same about a row that stands alone and among others.
 
-It knows nothing of files: it takes two loaded models. Lessons meet it through `lessonlib.export`.
+It knows nothing of files: it takes loaded models. Lessons meet `parity` through `lessonlib.export`.
 """
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -157,3 +159,40 @@ def _logits(model: Any, ids: list[int]) -> "torch.Tensor":
 
     with inference(model):
         return model(torch.tensor([ids], device=model.device), use_cache=False).logits[0].float().cpu()
+
+
+def packing_leak(model: "PreTrainedModel", rows: Iterable[Mapping[str, Any]]) -> float:
+    """How much rows that are packed into one sequence read of each other: 0 but for rounding, if nothing.
+
+    The rows are put one behind the other as trl's collator does it: position ids that start again at 0 with
+    each row, no attention mask, no key-value cache. A model that takes position ids tells by them where a row
+    begins; BLOOM takes none, so each of its rows sees those before it.
+
+    Args:
+        model: a causal language model, or a PeftModel around one.
+        rows: at least two mappings with `input_ids`, such as an encoded Dataset.
+
+    Returns:
+        The largest |logit difference| at any position between a row in the pack and the row alone. Compare it
+        with the spread of the logits: rounding in float32 comes to about a millionth of it.
+
+    Raises:
+        LessonError: fewer than two rows.
+    """
+    import torch
+
+    ids = [list(row["input_ids"]) for row in rows]
+    if len(ids) < 2:
+        raise LessonError(
+            vi="Cần ít nhất hai dòng để ghép chung (packing) rồi so sánh.",
+            en="It takes at least two rows to pack them together and compare.",
+        )
+    inner: Any = getattr(model, "get_base_model", lambda: model)()
+    packed: dict[str, list[int]] = {"input_ids": [token for row in ids for token in row]}
+    if "position_ids" in inspect.signature(type(inner).forward).parameters:  # trl replaces the instance's
+        packed["position_ids"] = [place for row in ids for place in range(len(row))]
+    inputs: Any = {name: torch.tensor([column], device=model.device) for name, column in packed.items()}
+    with inference(model):
+        together = model(**inputs, use_cache=False).logits[0].float().cpu()
+    alone = torch.cat([_logits(model, row) for row in ids])  # both (tokens of all rows, vocabulary)
+    return (together - alone).abs().max().item()

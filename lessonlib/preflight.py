@@ -90,7 +90,8 @@ def check_model(model: Any, config: "SFTConfig") -> None:
         config: its configuration.
 
     Raises:
-        LessonError: no trainable parameter; packing with a model that would read across packed rows.
+        LessonError: no trainable parameter; packing with a model, or in a way, that would read across packed
+            rows.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise LessonError(
@@ -98,6 +99,13 @@ def check_model(model: Any, config: "SFTConfig") -> None:
             "lora_config), hoặc PeftModel.from_pretrained(..., is_trainable=True).",
             en="The model has no trainable parameter. For LoRA: model = peft.get_peft_model(model, "
             "lora_config), or PeftModel.from_pretrained(..., is_trainable=True).",
+        )
+    if config.packing and config.packing_strategy == "wrapped":
+        raise LessonError(
+            vi="packing_strategy='wrapped' cắt ngang các dòng và bỏ ranh giới giữa chúng, nên dòng sau đọc "
+            "được dòng trước. Hãy dùng packing_strategy='bfd'.",
+            en="packing_strategy='wrapped' cuts rows in two and drops the borders between them, so each "
+            "reads those before it. Use packing_strategy='bfd'.",
         )
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     # Packed rows are told apart by position ids that begin again at 0. BLOOM has none: its ALiBi bias follows

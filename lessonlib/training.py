@@ -7,7 +7,9 @@ happens in one optimisation step is transformers' and trl's business; what is re
 """
 
 import copy
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,8 +95,9 @@ def trainer(
 
     trl takes rows with `input_ids` and `labels` as they are; its collator pads each batch on the right to its
     longest row, with -100 in the labels. The losses are those of a plain `transformers.Trainer`.
-    Trainable parameters become fp32, whatever the frozen ones are: fp16 training needs that (trl turns those
-    of a 4-bit model into bf16, whose gradients a T4 cannot unscale: trl issue 4901).
+    Trainable parameters become fp32, whatever the frozen ones are: fp16 training needs that. (trl rounds
+    those of a 4-bit model to bf16, whose gradients a T4 cannot unscale: trl issue 4901; here they keep their
+    values.)
 
     Args:
         model: the model to train; for LoRA a PeftModel.
@@ -124,17 +127,18 @@ def trainer(
         check_rows("eval_dataset", eval_dataset, model, tokenizer, config.max_length)
     args = copy.copy(config)
     args.save_total_limit = None
-    made = SFTTrainer(
-        model=model,
-        args=args,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        processing_class=tokenizer,
-        callbacks=list(callbacks),
-    )
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    trainable = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
+    with _quietly():
+        made = SFTTrainer(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=tokenizer,
+            callbacks=list(callbacks),
+        )
+    for parameter, values in trainable:
+        parameter.data = values.to(parameter.device).float()
     # One prints a raw dictionary at every log, the other writes one beside its bar.
     made.remove_callback(PrinterCallback if config.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
     if not config.disable_tqdm:
@@ -213,6 +217,31 @@ def history(trainer: "SFTTrainer") -> "pd.DataFrame":
             found.setdefault(int(record["step"]), {}).update(record)
     frame = pd.DataFrame([found[step] for step in sorted(found)]).reindex(columns=columns)
     return frame.astype({"step": "int64"} | dict.fromkeys(columns[1:], "float64"))
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """No bars over packing when nobody watches, and no warning that packing takes FlashAttention.
+
+    transformers' own eager and sdpa masks keep packed rows apart as well (tests/test_packing.py), where the
+    model takes position ids; `check_model` sees to that.
+    """
+    import datasets
+
+    def true(record: logging.LogRecord) -> bool:
+        said = record.getMessage()
+        return not ("packing, but the attention" in said or "Padding-free training is enabled, but" in said)
+
+    log, bars = logging.getLogger("trl.trainer.sft_trainer"), not datasets.are_progress_bars_disabled()
+    log.addFilter(true)
+    if headless():
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        log.removeFilter(true)
+        if bars:
+            datasets.enable_progress_bars()
 
 
 def _progress_bar() -> "TrainerCallback":

@@ -1,11 +1,12 @@
 """A small Hugging Face Hub on 127.0.0.1, so that tests load through the real client without a network.
 
-It serves folders as model repositories at one commit each, and can be told to fail as the Hub fails: a gated
-repository, an outage, a connection that closes in the middle of a file. What was asked for is kept in
-`requests`. It knows nothing of uploads, datasets, Xet or large-file redirects.
+It serves folders as repositories of models or datasets at one commit each, and can be told to fail as the Hub
+fails: a gated repository, an outage, a connection that closes in the middle of a file. What was asked for is
+kept in `requests`. It knows nothing of uploads, Xet or large-file redirects.
 
     with HubServer() as hub:
         hub.add("owner/name", folder, revision="0" * 40)
+        hub.add("datasets/owner/other", folder, revision="1" * 40)
         subprocess.run(..., env=os.environ | hub.environment(cache))
 """
 
@@ -37,7 +38,7 @@ class Request:
 class HubServer:
     """Start with `with`; `url` is the endpoint, `requests` what was asked for, in order."""
 
-    repositories: dict[str, Repository] = field(default_factory=dict)
+    repositories: dict[str, Repository] = field(default_factory=dict)  # datasets as "datasets/owner/name"
     requests: list[Request] = field(default_factory=list)
     outage: int | None = None  # answer everything with this status
     cuts: dict[str, int] = field(default_factory=dict)  # file name -> how many more answers to cut in half
@@ -56,8 +57,7 @@ class HubServer:
         self._thread.join()
 
     def add(self, name: str, folder: Path, *, revision: str, gated: bool = False) -> None:
-        """Serve the files of `folder` as the model repository `name` at the commit `revision` (also "
-        ""main")."""
+        """Serve the files of `folder` as the repository `name` at the commit `revision` (also "main")."""
         self.repositories[name] = Repository(Path(folder), revision, gated)
 
     def environment(self, cache: Path) -> dict[str, str]:
@@ -87,17 +87,20 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _answer(self) -> None:
-        path = unquote(urlsplit(self.path).path)
+        url = urlsplit(self.path)
+        path = unquote(url.path)
         token = self.headers.get("Authorization", "").removeprefix("Bearer ") or None
         self.hub.requests.append(Request(self.command, path, self.headers.get("Range"), token))
         if self.hub.outage:
             return self._send(self.hub.outage, b"")
         parts = path.strip("/").split("/")
-        if parts[:2] == ["api", "models"]:
+        if parts[0] == "api":
             name, kind, rest = "/".join(parts[2:4]), (parts[4:5] or ["revision"])[0], parts[5:]
-            revision = rest[0] if rest else "main"
+            name = f"datasets/{name}" if parts[1] == "datasets" else name
+            revision = rest.pop(0) if rest else "main"
         else:
-            name, kind, revision, rest = "/".join(parts[:2]), parts[2], parts[3], parts[4:]
+            width = 3 if parts[0] == "datasets" else 2
+            name, (kind, revision), rest = "/".join(parts[:width]), parts[width:][:2], parts[width + 2 :]
         repository = self.hub.repositories.get(name)
         if repository is None:  # the Hub doesn't tell a stranger whether it is missing or private
             return self._send(401, b"", {"X-Error-Code": "RepoNotFound"})
@@ -107,13 +110,13 @@ class _Handler(BaseHTTPRequestHandler):
             if repository.gated:
                 return self._send(403, b"", {"X-Error-Code": "GatedRepo"})
             return self._send_file(repository, "/".join(rest))
-        files = sorted(path.name for path in repository.folder.iterdir())
         if kind == "tree":
-            below = [{"type": "file", "path": name, "size": 0, "oid": ""} for name in files]
-            return self._send_json([] if rest[1:] else below)
+            return self._send_tree(repository, "/".join(rest), "recursive=true" in url.query.lower())
+        top = repository.folder
+        files = sorted(path.relative_to(top).as_posix() for path in top.rglob("*") if path.is_file())
         self._send_json(
             {
-                "id": name,
+                "id": name.removeprefix("datasets/"),
                 "modelId": name,
                 "sha": repository.revision,
                 "private": False,
@@ -122,6 +125,20 @@ class _Handler(BaseHTTPRequestHandler):
                 "siblings": [{"rfilename": name} for name in files],
             }
         )
+
+    def _send_tree(self, repository: Repository, folder: str, recursive: bool) -> None:
+        top = repository.folder / folder
+        if not top.is_dir():
+            return self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
+        self._send_json([
+            {
+                "type": "directory" if path.is_dir() else "file",
+                "path": path.relative_to(repository.folder).as_posix(),
+                "size": 0 if path.is_dir() else path.stat().st_size,
+                "oid": "0" * 40,
+            }
+            for path in sorted(top.rglob("*") if recursive else top.iterdir())
+        ])
 
     def _send_file(self, repository: Repository, name: str) -> None:
         path = repository.folder / name
@@ -137,9 +154,10 @@ class _Handler(BaseHTTPRequestHandler):
         }
         status, asked = 200, self.headers.get("Range")
         if asked:
-            start = int(asked.removeprefix("bytes=").split("-")[0])
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-            status, data = 206, data[start:]
+            start, _, last = asked.removeprefix("bytes=").partition("-")
+            whole, data = len(data), data[int(start) : int(last) + 1 if last else None]
+            headers["Content-Range"] = f"bytes {start}-{int(start) + len(data) - 1}/{whole}"
+            status = 206
         cut = self.command == "GET" and self.hub.cuts.get(name, 0) > 0
         if cut:
             self.hub.cuts[name] -= 1

@@ -2,7 +2,11 @@
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from datasets import Dataset, DatasetDict
@@ -526,9 +530,70 @@ def test_leaks_between_splits_are_refused(shipped):
         data.load_splits("mine")
 
 
+def test_shipped_conversations():
+    splits = data.load_chats("chat_vi")
+    assert {name: len(split) for name, split in splits.items()} == {
+        "train": 216, "validation": 20, "test": 40, "unseen_topics": 72,
+    }  # fmt: skip
+    for split in splits.values():
+        assert split.column_names == ["id", "kind", "language", "topic", "messages"]
+        assert set(split[0]["messages"][0]) == {"role", "content"}
+
+
+@pytest.fixture
+def chats(tmp_path, monkeypatch):
+    """A small dataset of conversations with a card; a function writes one of its two splits anew."""
+    monkeypatch.setattr(data, "dataset_dir", lambda name: tmp_path)
+    files = [{"split": split, "path": f"{split}.jsonl"} for split in ("train", "test")]
+    configs = json.dumps([{"config_name": "default", "data_files": files}])  # JSON is YAML
+    (tmp_path / "README.md").write_text(f"---\nconfigs: {configs}\n---\n# mine\n")
+
+    def write(split, *questions):
+        rows = [
+            {"id": f"{split}-{number}", "messages": [{"role": "user", "content": question}]}
+            for number, question in enumerate(questions)
+        ]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    write("train", "a?", "b?")
+    write("test", "c?")
+    return write
+
+
+def test_conversations_in_two_splits_are_refused(chats):
+    assert data.load_chats("mine")["train"]["id"][:] == ["train-0", "train-1"]
+    chats("test", "c?", "b?")
+    with pytest.raises(LessonError, match="no longer kept apart .test-1: train . test"):
+        data.load_chats("mine")
+
+
+@pytest.mark.parametrize(
+    "line", ["{", '{"id": "x"}', '{"id": "x", "messages": []}', '{"id": 3, "messages": [1]}', "[]"]
+)
+def test_a_broken_line_of_conversations_is_named(chats, tmp_path, line):
+    with (tmp_path / "test.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(LessonError, match="test.jsonl, line 2: needs a JSON object with 'id' and 'messages'"):
+        data.load_chats("mine")
+    language.use("vi")
+    with pytest.raises(LessonError, match="test.jsonl, dòng 2: cần một đối tượng JSON"):
+        data.load_chats("mine")
+
+
+def test_a_missing_or_empty_split_of_conversations_is_named(chats, tmp_path):
+    chats("test")
+    with pytest.raises(LessonError, match="test.jsonl holds no conversation. Fetch data/ again"):
+        data.load_chats("mine")
+    (tmp_path / "train.jsonl").unlink()
+    with pytest.raises(LessonError, match="train.jsonl holds no conversation"):
+        data.load_chats("mine")
+
+
 def test_unknown_dataset_is_refused():
     with pytest.raises(LessonError, match="There is no 'nothing'"):
         data.load_splits("nothing")
+    with pytest.raises(LessonError, match="There is no 'nothing'"):
+        data.load_chats("nothing")
 
 
 def grouped(groups=10, each=3):
@@ -564,3 +629,113 @@ def test_split_by_group_refusals():
         data.split_by_group(grouped(), "fact", {"train": 1.2, "test": -0.2})
     with pytest.raises(LessonError, match="'test' would be empty: there are only 2 groups"):
         data.split_by_group(grouped(groups=2), "fact", {"train": 0.9, "test": 0.1})
+
+
+# --- rows of a dataset on the Hub, through the real client against a small one (tests/stream_from_hub.py) ---
+
+CHATS = [{"prompt": f"q{n}", "messages": [{"role": "user", "content": f"q{n}"}]} for n in range(60)]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """What a learner's process saw and what the server was asked, step by step."""
+    folder = tmp_path_factory.mktemp("datasets")
+    names = ("chats/data", "lines", "pickles", "script", "empty", "no_rows", "trap/someone/chats")
+    for name in names:
+        (folder / name).mkdir(parents=True)
+    dataset = Dataset.from_list(CHATS)
+    dataset.to_parquet(str(folder / "chats" / "data" / "train_sft-00000-of-00001.parquet"))
+    files = "  data_files:\n  - {split: train_sft, path: data/train_sft-*}\n"
+    (folder / "chats" / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n{files}---\n")
+    lines = "".join(json.dumps(row) + "\n" for row in CHATS)
+    (folder / "lines" / "train.jsonl").write_text(lines)
+    (folder / "trap" / "someone" / "chats" / "train_sft.jsonl").write_text('{"prompt": "trap"}\n')
+    (folder / "pickles" / "train.pkl").write_bytes(b"cbuiltins\nexit\n.")
+    (folder / "script" / "script.py").write_text("raise SystemExit")
+    (folder / "empty" / "train.jsonl").write_text("")
+    dataset.select([]).to_parquet(str(folder / "no_rows" / "train.parquet"))
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("HF_", "LESSONLIB_"))
+    }
+    script, cache = Path(__file__).with_name("stream_from_hub.py"), tmp_path_factory.mktemp("cache")
+    done = subprocess.run(
+        [sys.executable, script, folder, cache], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("step", ["parquet", "lines", "broken once"])
+def test_the_first_rows_of_a_dataset_on_the_hub(told, step):
+    assert told[step]["rows"] == CHATS[:5] and told[step]["warnings"] == []
+
+
+def test_columns_can_be_chosen_and_keep_their_types(told):
+    assert told["columns"]["rows"] == [{"prompt": "q0"}, {"prompt": "q1"}]
+    assert told["columns"]["features"] == "{'prompt': Value('string')}"
+    assert "no column 'answer'. Columns: prompt, messages" in told["no column"]["en"]
+    assert "không có cột 'answer'" in told["no column"]["vi"]
+
+
+def test_fewer_rows_than_asked_for_are_given_with_a_word(told):
+    assert told["too few"]["rows"] == CHATS
+    assert told["too few"]["warnings"] == [
+        "The split 'train_sft' of datasets/someone/chats has 60 rows only, not the 9999 asked for."
+    ]
+
+
+def test_only_the_pinned_commit_is_asked_for_and_no_code_is_run(told):
+    for step in ("parquet", "lines"):
+        asked = [request["path"] for request in told[step]["requests"]]
+        assert asked and [path for path in asked if f"/{COMMIT}/" not in f"{path}/"] == []
+        assert {request["token"] for request in told[step]["requests"]} == {"hf_of_a_learner"}
+    assert "Dataset scripts are no longer supported" in told["script"]["en"]  # else SystemExit ended it all
+    assert not [path for path in (r["path"] for r in told["pickles"]["requests"]) if path.endswith(".pkl")]
+    assert "No (supported) data files" in told["pickles"]["en"]
+
+
+@pytest.mark.parametrize("step, said", [
+    ("missing", "no datasets/someone/chats on the Hub.*https://huggingface.co/datasets/someone/chats"),
+    ("gated", "Visit https://huggingface.co/datasets/someone/chats, log in.*HF_TOKEN"),
+    ("commit gone", "no longer has the commit"),
+    ("outage", "error 503"),
+    ("broken for good", "broke off.*Run this cell again"),
+    ("no network", "cannot be reached for datasets/someone/never"),
+    ("no split", r"cannot be opened .split 'train'.: Bad split: train. Available splits: \['train_sft'\]"),
+    ("empty", "split 'train' of datasets/someone/empty has no rows"),
+    ("no rows", "split 'train' of datasets/someone/no_rows has no rows"),
+])  # fmt: skip
+def test_what_went_wrong_on_the_hub_is_explained(told, step, said):
+    import re
+
+    assert re.search(said, told[step]["en"]) and told[step]["vi"] != told[step]["en"]
+
+
+@pytest.mark.parametrize("revision", ["main", "0123abc", COMMIT.upper(), COMMIT + "0"])
+def test_a_branch_is_no_revision(revision):
+    with pytest.raises(LessonError, match=f"{revision}' is no commit.*/datasets/a/b/commits/main"):
+        data.from_hub("a/b", revision=revision, split="train", rows=1)
+
+
+def test_from_hub_checks_its_arguments():
+    for name in ("json", "a/b/c", "../b", "https://huggingface.co/datasets/a/b"):
+        with pytest.raises(LessonError, match="is no dataset on the Hub. Write 'owner/name'"):
+            data.from_hub(name, revision=COMMIT, split="train", rows=1)
+    with pytest.raises(LessonError, match="rows=0: take at least one row"):
+        data.from_hub("a/b", revision=COMMIT, split="train", rows=0)
+
+
+def test_offline_mode_is_said():
+    """conftest sets HF_HUB_OFFLINE=1 for this process."""
+    with pytest.raises(LessonError, match="cannot be reached for datasets/a/b.*HF_HUB_OFFLINE"):
+        data.from_hub("a/b", revision=COMMIT, split="train", rows=1)
+
+
+def test_other_errors_are_left_as_they_are(monkeypatch):
+    def broken(*_, **__):
+        raise KeyError("inside")
+
+    monkeypatch.setattr("datasets.load_dataset", broken)
+    with pytest.raises(KeyError, match="inside"):
+        data.from_hub("a/b", revision=COMMIT, split="train", rows=1)

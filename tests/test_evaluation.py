@@ -160,6 +160,26 @@ def test_prompts_that_cannot_be_answered_are_refused(tiny_bloom, tokenizer, prom
         evaluation.answers(tiny_bloom, tokenizer, prompts)
 
 
+def test_white_space_is_allowed_where_the_chat_template_puts_it(tiny_llama, tokenizer):
+    """What a template rendered ends as it did in training; all other white space is still refused."""
+    chatty = copy.deepcopy(tokenizer)
+    chatty.chat_template = (
+        "{% for m in messages %}{{ m.role + ':\n' + m.content + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant:\n' }}{% endif %}"
+    )
+    prompt = chatty.apply_chat_template(
+        [{"role": "user", "content": "Học máy là gì?"}], tokenize=False, add_generation_prompt=True
+    )
+    assert evaluation.prompt_ids(chatty, [prompt]) == [chatty(prompt)["input_ids"]]
+    assert len(evaluation.answers(tiny_llama, chatty, [prompt], max_new_tokens=2)) == 1
+    for spoilt in (prompt + " ", prompt + "\n", prompt[:-1] + " ", "user:\n"):
+        with pytest.raises(LessonError, match="row 1 ends in white space"):
+            evaluation.prompt_ids(chatty, [prompt, spoilt])
+    with pytest.raises(LessonError, match="row 0 ends in white space"):
+        evaluation.prompt_ids(tokenizer, [prompt])  # without the template nobody knows
+
+
+
 def test_the_refusal_of_a_trailing_space_speaks_vietnamese(tiny_bloom, tokenizer):
     language.use("vi")
     with pytest.raises(LessonError, match="Prompt ở dòng 0 có khoảng trắng ở cuối"):

@@ -37,8 +37,15 @@ def load(folder, **options):
 
 def adapted(base, *, effect=0.02, alpha=8, **options):
     model = load(base, **options)
-    targets = ["query_key_value"] if model.config.model_type == "bloom" else ["q_proj", "v_proj", "down_proj"]
-    settings = LoraConfig(r=4, lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM")
+    return with_adapter(model, effect=effect, alpha=alpha)
+
+
+TARGETS = {"bloom": ["query_key_value"], "phi3": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]}
+
+
+def with_adapter(model, *, effect, alpha=8, **options):
+    targets = TARGETS.get(model.config.model_type, ["q_proj", "v_proj", "down_proj"])
+    settings = LoraConfig(r=4, lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM", **options)
     torch.manual_seed(1)
     tuned = get_peft_model(model, settings)
     with torch.no_grad():
@@ -185,12 +192,11 @@ def test_dtype_chooses_what_is_saved_and_a_wider_one_loses_nothing(base, tokeniz
     assert export.parity(reference, wide, tokenizer, PROMPTS, tolerance=1e-3).ok
 
 
-def test_a_quantised_base_is_refused_with_the_cure(base, tokenizer, tmp_path):
+def test_an_8_bit_base_is_refused_with_the_cure(base, tokenizer, tmp_path):
     from transformers import BitsAndBytesConfig
 
-    settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
-    tuned = adapted(base, effect=0.5, quantization_config=settings)
-    with pytest.raises(LessonError, match="Save the adapter, load the base unquantised"):
+    tuned = adapted(base, effect=0.5, quantization_config=BitsAndBytesConfig(load_in_8bit=True))
+    with pytest.raises(LessonError, match="otherwise than to bitsandbytes' 4 bits.*the base unquantised"):
         export.merge(tuned, tokenizer, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
@@ -204,6 +210,179 @@ def test_a_sum_that_overflows_is_refused(base, tokenizer, tmp_path):
     with pytest.raises(LessonError, match="Merging gave NaN or infinity"):
         export.merge(tuned, tokenizer, tmp_path / "merged")
     assert names(tmp_path) == {"base"}
+
+
+# ---------------------------------------------------------------- a 4-bit base
+
+FOUR_BIT = pytest.mark.parametrize("base", ["tiny_phi3", "tiny_llama"], indirect=True)
+
+
+@pytest.fixture
+def tiny_phi3(tokenizer):
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    torch.manual_seed(0)
+    config = Phi3Config(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, bos_token_id=1, eos_token_id=2, pad_token_id=3,
+    )
+    return Phi3ForCausalLM(config).eval()
+
+
+def four_bit(base, *, effect=0.05, dtype=torch.float32, prepare=True, **options):
+    """As QLoRA has it: nf4 with double quantisation, prepared for training, an adapter with an effect."""
+    from peft import prepare_model_for_kbit_training
+    from transformers import BitsAndBytesConfig
+
+    from lessonlib import models
+
+    models._keep_cpu_weights_in_place()
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+    )
+    model = load(base, quantization_config=settings, device_map={"": "cpu"}, dtype=dtype)
+    if prepare:
+        model = prepare_model_for_kbit_training(model)
+    return with_adapter(model, effect=effect, **options)
+
+
+@torch.no_grad()
+def logits(model, tokenizer):
+    model.eval()
+    ids = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
+    return torch.cat([model(torch.tensor([row]), use_cache=False).logits[0].float() for row in ids])
+
+
+def errors(tuned, model, tokenizer):
+    """Mean |logit difference| to the tuned model, as a share of what the adapter changes."""
+    wanted = logits(tuned, tokenizer)
+    with tuned.disable_adapter():
+        effect = (wanted - logits(tuned, tokenizer)).abs().mean()
+    return ((wanted - logits(model, tokenizer)).abs().mean() / effect).item()
+
+
+@FOUR_BIT
+def test_merging_into_4_bits_loses_nothing_where_the_usual_way_loses_much(base, tokenizer, tmp_path):
+    from copy import deepcopy
+
+    tuned = four_bit(base)
+    usual = deepcopy(tuned).merge_and_unload()
+    merged = export.merge(tuned, tokenizer, tmp_path / "merged")
+    for model in (merged, load(tmp_path / "merged")):
+        assert errors(tuned, model, tokenizer) < 0.002
+    assert errors(tuned, usual, tokenizer) > 0.05  # some 25 times worse, at the least
+    report = export.parity(tuned, load(tmp_path / "merged"), tokenizer, PROMPTS, tolerance=1e-3)
+    assert report.ok
+
+
+@FOUR_BIT
+def test_a_4_bit_model_is_saved_as_an_ordinary_one(base, tokenizer, tmp_path):
+    tuned = four_bit(base)
+    merged = export.merge(tuned, tokenizer, tmp_path / "merged")
+    assert names(tmp_path / "merged") >= {"model.safetensors", "config.json", "generation_config.json"}
+    assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names(tmp_path / "merged"))
+    config = json.loads((tmp_path / "merged" / "config.json").read_text())
+    assert not any("quant" in key for key in config) and config["use_cache"] is True
+    settings = json.loads((tmp_path / "merged" / "generation_config.json").read_text())
+    assert (settings["eos_token_id"], settings["pad_token_id"]) == (2, 3)
+    assert json.loads((tmp_path / "merged" / "lessonlib_export.json").read_text())["kind"] == "merged"
+    for model in (merged, load(tmp_path / "merged")):
+        assert not getattr(model, "is_loaded_in_4bit", False) and not getattr(model, "is_quantized", False)
+        assert getattr(model.config, "quantization_config", None) is None
+        assert type(model) is type(tuned.get_base_model()) and not isinstance(model, PeftModel)
+        assert {type(weight) for weight in model.parameters()} == {torch.nn.Parameter}
+        assert not any("lora" in name or "bitsandbytes" in type(module).__module__
+                       for name, module in model.named_modules())
+    again = with_adapter(load(tmp_path / "merged"), effect=0.5)  # it can be fine-tuned and merged again
+    assert errors(again, export.merge(again, tokenizer, tmp_path / "twice"), tokenizer) < 1e-3
+
+
+@FOUR_BIT
+def test_merging_leaves_a_4_bit_model_ready_to_train_on(base, tokenizer, tmp_path, monkeypatch):
+    import bitsandbytes
+
+    tuned = four_bit(base)
+    tuned.train()
+    tuned.config.use_cache = False
+    state = {name: weight.clone() for name, weight in tuned.state_dict().items()}
+    before, kinds = logits(tuned, tokenizer), [type(module) for module in tuned.modules()]
+    tuned.train()
+
+    def copied(*_):
+        raise AssertionError("4-bit weights are shared, for a T4 has no room for them twice")
+
+    monkeypatch.setattr(bitsandbytes.nn.Params4bit, "__deepcopy__", copied)
+    merged = export.merge(tuned, tokenizer, tmp_path / "merged")
+    assert state.keys() == tuned.state_dict().keys()
+    assert all(torch.equal(state[name], weight) for name, weight in tuned.state_dict().items())
+    assert kinds == [type(module) for module in tuned.modules()]
+    assert tuned.training and tuned.is_gradient_checkpointing and tuned.config.use_cache is False
+    inner = tuned.get_base_model()
+    assert inner.is_loaded_in_4bit and inner.config.quantization_config.load_in_4bit
+    ids = torch.tensor([[5, 6, 7, 8]])
+    tuned(input_ids=ids, labels=ids).loss.backward()
+    assert all(weight.grad.abs().sum() > 0 for name, weight in tuned.named_parameters() if "lora_B" in name)
+    with torch.no_grad():
+        for weight in merged.parameters():
+            weight.zero_()
+    assert torch.equal(logits(tuned, tokenizer), before)  # nothing of the copy is the original's
+    assert not merged(input_ids=ids).logits.requires_grad and not merged.is_gradient_checkpointing
+
+
+@FOUR_BIT
+@pytest.mark.parametrize("prepare", [True, False])
+def test_a_4_bit_base_is_widened_to_the_dtype_it_was_loaded_with_or_the_one_asked_for(
+    base, tokenizer, tmp_path, prepare
+):
+    """Preparing a model for training makes float32 of all that is not quantised; a T4 has no room for it."""
+    tuned = four_bit(base, dtype=torch.float16, prepare=prepare)
+    for wanted, asked in ((torch.float16, {}), (torch.float32, {"dtype": torch.float32})):
+        merged = export.merge(tuned, tokenizer, tmp_path / str(wanted), **asked)
+        saved = load(tmp_path / str(wanted), dtype="auto")
+        assert {weight.dtype for weight in [*merged.parameters(), *saved.parameters()]} == {wanted}
+        assert errors(tuned, saved.float(), tokenizer) < 0.05
+
+
+@pytest.mark.parametrize("base", ["tiny_phi3"], indirect=True)
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"init_lora_weights": "pissa"}])
+def test_other_kinds_of_lora_are_merged_into_4_bits_too(base, tokenizer, tmp_path, options):
+    kind = dict(options)
+    tuned = four_bit(base, **({} if "init_lora_weights" in kind else kind))
+    for name, value in options.items():
+        setattr(tuned.active_peft_config, name, value)  # PiSSA itself refuses to start from a 4-bit base
+    merged = export.merge(tuned, tokenizer, tmp_path / "merged")
+    assert errors(tuned, merged, tokenizer) < 0.002
+    assert tuned.active_peft_config.init_lora_weights == options.get("init_lora_weights", True)
+
+
+@pytest.mark.parametrize("base", ["tiny_phi3"], indirect=True)
+def test_two_active_adapters_are_both_merged_into_4_bits(base, tokenizer, tmp_path):
+    tuned = four_bit(base)
+    tuned.add_adapter("second", LoraConfig(r=2, target_modules=["down_proj"], task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for name, weight in tuned.named_parameters():
+            if "lora_B.second" in name:
+                weight.normal_(std=0.5)
+    one = logits(tuned, tokenizer)
+    tuned.base_model.set_adapter(["default", "second"])
+    merged = export.merge(tuned, tokenizer, tmp_path / "merged")
+    assert errors(tuned, merged, tokenizer) < 0.002
+    assert (logits(merged, tokenizer) - one).abs().mean() > 0.01
+
+
+@pytest.mark.parametrize("base", ["tiny_phi3"], indirect=True)
+def test_the_disk_that_a_4_bit_merge_needs_is_that_of_the_wide_model(base, tokenizer, tmp_path, monkeypatch):
+    tuned = four_bit(base)
+    export.merge(tuned, tokenizer, tmp_path / "merged")
+    size = (tmp_path / "merged" / "model.safetensors").stat().st_size
+    free = size + export.BESIDE_WEIGHTS
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Disk(10**9, 10**9, free - 10_000))
+    with pytest.raises(LessonError, match="disk is too full"):
+        export.merge(tuned, tokenizer, tmp_path / "again")
+    adapter = sum(weight.nbytes for name, weight in tuned.named_parameters() if "lora_" in name)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Disk(10**9, 10**9, free + adapter))
+    export.merge(tuned, tokenizer, tmp_path / "again")
 
 
 # ---------------------------------------------------------------- whole or not at all

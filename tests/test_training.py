@@ -191,7 +191,11 @@ def test_packing_is_for_models_that_keep_rows_apart(cpu, tiny_bloom, tiny_llama)
     config = training.sft_config(cpu, "run", packing=True, max_length=64)
     with pytest.raises(LessonError, match="packing=True: BloomForCausalLM takes no position_ids"):
         preflight.check_model(adapted(tiny_bloom), config)
-    preflight.check_model(adapted(tiny_llama), config)
+    llama = adapted(tiny_llama)
+    preflight.check_model(llama, config)
+    config = training.sft_config(cpu, "run", packing=True, max_length=64, packing_strategy="wrapped")
+    with pytest.raises(LessonError, match="drops the borders between them.*packing_strategy='bfd'"):
+        preflight.check_model(llama, config)
 
 
 def test_settings_from_which_a_run_could_not_go_on_are_refused(cpu, tiny_bloom, tokenizer, dataset):

@@ -20,7 +20,10 @@ MODULES = (
     "cleaning",
     "data",
     "formatting",
+    "chat",
     "lora",
+    "quantisation",
+    "activations",
     "memory",
     "checkpoints",
     "preflight",
@@ -29,6 +32,7 @@ MODULES = (
     "evaluation",
     "parity",
     "export",
+    "charts",
     "views",
     "exercises",
 )

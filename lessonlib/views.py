@@ -1,4 +1,4 @@
-"""What people would rather look at than read: the loss mask, a loss curve, answers side by side, an ask box.
+"""What people would rather look at than read: the loss mask, answers side by side, an ask box.
 
 Each view shows as HTML in a notebook and as plain text elsewhere, needs no colour to be understood, reads on
 light and dark backgrounds, and carries nothing that changes from run to run. It computes no score of its own.
@@ -7,14 +7,11 @@ light and dark backgrounds, and carries nothing that changes from run to run. It
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lessonlib.charts import loss_curve as loss_curve
 from lessonlib.formatting import IGNORED, byte_letters
 from lessonlib.language import LessonError, text
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
 
 _FOLD = 8  # a longer run of one and the same token is shown once, with its count
 
@@ -213,87 +210,6 @@ def _box(piece: _Piece) -> str:
 def _bracketed(piece: _Piece) -> str:
     times = f"×{piece.repeats}" if piece.repeats > 1 else ""
     return (f"[{piece.shown}]" if piece.state in ("loss", "padding with loss") else piece.shown) + times
-
-
-def loss_curve(
-    histories: "Mapping[str, pd.DataFrame]", *, reference: Mapping[str, float] | None = None
-) -> "Figure":
-    """Draw training loss (solid) and held-out loss (dashed) of one or more runs over steps.
-
-    Args:
-        histories: a name for each run, and its table with `step`, `loss` and, if measured, `eval_loss`
-            (nats per token), as `training.history` gives it; missing values are passed over.
-        reference: named levels drawn as horizontal lines, such as {"ln(V)": 6.93}: the loss of a uniform
-            guess.
-
-    Returns:
-        A matplotlib Figure outside pyplot's list of open figures. Numbers are rounded to 3 decimals first, so
-        that the picture is the same on every machine.
-
-    Raises:
-        LessonError: no run is given, or one lacks the columns or has no value.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    drawn = 0
-    for number, (name, history) in enumerate(histories.items()):
-        lines = [
-            (column, style) for column, style in (("loss", "-o"), ("eval_loss", "--s")) if column in history
-        ]
-        known = [(column, style, history.dropna(subset=[column])) for column, style in lines]
-        known = [(column, style, values) for column, style, values in known if len(values)]
-        if "step" not in history or not known:
-            raise LessonError(
-                vi=f"Lượt chạy {name!r} không có gì để vẽ: cần cột step và loss hoặc eval_loss, đang có "
-                f"{list(history.columns)} với {len(history)} dòng. Hãy truyền training.history(trainer) sau "
-                "khi huấn luyện.",
-                en=f"The run {name!r} has nothing to draw: it needs step and loss or eval_loss, and has "
-                f"{list(history.columns)} in {len(history)} rows. Pass training.history(trainer) after "
-                "training.",
-            )
-        for column, style, values in known:
-            held_out = column == "eval_loss"
-            part = "held-out" if held_out else text(vi="huấn luyện", en="training")
-            points = values[column].astype(float).round(3)
-            # The few held-out points go on top, large and hollow: the many training points would hide them.
-            axes.plot(
-                values["step"], points, style, color=f"C{number}", label=f"{name} · {part}",
-                markersize=7 if held_out else 3, markerfacecolor="white" if held_out else f"C{number}",
-                zorder=5 if held_out else 2,
-            )
-            drawn += 1
-    if not drawn:
-        raise LessonError(
-            vi="Chưa có lượt chạy nào để vẽ. Hãy truyền {'tên': training.history(trainer)}.",
-            en="There is no run to draw. Pass {'name': training.history(trainer)}.",
-        )
-    for name, level in (reference or {}).items():
-        axes.axhline(round(level, 3), color="grey", linestyle=":")
-        axes.annotate(
-            f"{name} = {level:.2f}",
-            (0.99, level),
-            xycoords=("axes fraction", "data"),
-            ha="right",
-            va="bottom",
-        )
-    axes.set_xlabel(text(vi="bước (step)", en="step"))
-    axes.set_ylabel(text(vi="loss (nat mỗi token)", en="loss (nats per token)"))
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    # Only pyplot teaches a notebook how to show a Figure; this one brings its own picture.
-    setattr(figure, "_repr_png_", lambda: _png(figure))  # noqa: B010
-    return figure
-
-
-def _png(figure: "Figure") -> bytes:
-    import io
-
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=100, facecolor="white", metadata={"Software": None})
-    return picture.getvalue()
 
 
 def before_after(

@@ -73,3 +73,33 @@ def tiny_llama(tokenizer):
         tie_word_embeddings=True,
     )
     return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture
+def tiny_phi3(tokenizer):
+    """A Phi-3 of 2 layers, an untied head and matrices that are no multiples of 64, with random weights."""
+    import torch
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    torch.manual_seed(0)
+    config = Phi3Config(
+        vocab_size=len(tokenizer), hidden_size=36, intermediate_size=320, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, bos_token_id=1, eos_token_id=2, pad_token_id=3,
+        tie_word_embeddings=False,
+    )
+    return Phi3ForCausalLM(config).eval()
+
+
+@pytest.fixture
+def tiny_gemma2(tokenizer):
+    """A Gemma-2 of 2 layers with eager attention and both softcaps, its heads wider than its hidden size."""
+    import torch
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=24, query_pre_attn_scalar=24,
+        bos_token_id=1, eos_token_id=2, pad_token_id=3, attn_implementation="eager",
+    )
+    return Gemma2ForCausalLM(config).eval()

@@ -1,14 +1,12 @@
-"""What is drawn: states of tokens, joined bytes, curves that are the same every time, tables, the ask box."""
+"""What is drawn: states of tokens, joined bytes, tables, the ask box."""
 
 import builtins
-import io
 import re
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from lessonlib import formatting, language, views
+from lessonlib import charts, formatting, language, views
 from lessonlib.language import LessonError
 
 PROMPT, ANSWER = "Human: Học máy là gì? Assistant:", " Là <b>."
@@ -164,60 +162,8 @@ def test_rows_that_cannot_be_drawn_are_refused(tokenizer, row, bad):
 # --- loss_curve ---
 
 
-def history(shift=0.0):
-    return pd.DataFrame({"step": [1, 2, 3], "loss": [3.0, 2.0 + shift, None], "eval_loss": [None, 2.5, None]})
-
-
-def test_curves_hold_the_measured_points():
-    figure = views.loss_curve({"base": history(), "tuned": history()}, reference={"ln(V)": 6.931})
-    axes = figure.axes[0]
-    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
-    assert drawn["base · training"] == [[1, 3.0], [2, 2.0]]
-    assert drawn["tuned · held-out"] == [[2, 2.5]]
-    assert "ln(V) = 6.93" in [note.get_text() for note in axes.texts]
-    assert axes.get_xlabel() == "step" and axes.get_ylabel() == "loss (nats per token)"
-
-
-def test_a_run_without_held_out_loss_has_one_curve():
-    figure = views.loss_curve({"only": history().drop(columns="eval_loss")})
-    assert [line.get_label() for line in figure.axes[0].lines] == ["only · training"]
-
-
-def test_the_picture_is_the_same_for_losses_equal_to_three_decimals():
-    first = views.loss_curve({"a": history()})._repr_png_()
-    assert first == views.loss_curve({"a": history(shift=1e-7)})._repr_png_()
-    assert first != views.loss_curve({"a": history(shift=0.5)})._repr_png_()
-    assert first.startswith(b"\x89PNG") and b"matplotlib" not in first
-
-
-def test_the_figure_stays_out_of_pyplot_and_can_be_saved():
-    from matplotlib import pyplot
-
-    before = pyplot.get_fignums()
-    figure = views.loss_curve({"a": history()})
-    assert pyplot.get_fignums() == before
-    figure.savefig(io.BytesIO(), format="svg")
-
-
-def test_labels_are_in_vietnamese():
-    language.use("vi")
-    axes = views.loss_curve({"gốc": history()}).axes[0]
-    assert axes.get_xlabel() == "bước (step)"
-    assert [line.get_label() for line in axes.lines] == ["gốc · huấn luyện", "gốc · held-out"]
-
-
-def test_nothing_to_draw_is_refused():
-    with pytest.raises(LessonError, match="There is no run to draw"):
-        views.loss_curve({})
-    with pytest.raises(
-        LessonError, match="The run 'a' has nothing to draw.*'loss'.* in 0 rows.*training.history"
-    ):
-        views.loss_curve({"a": history().iloc[:0]})
-    with pytest.raises(LessonError, match="The run 'a' has nothing to draw: it needs step"):
-        views.loss_curve({"a": history().drop(columns="step")})
-    language.use("vi")
-    with pytest.raises(LessonError, match="'a' không có gì để vẽ"):
-        views.loss_curve({"a": pd.DataFrame({"step": [1]})})
+def test_the_loss_curve_is_that_of_charts():
+    assert views.loss_curve is charts.loss_curve
 
 
 # --- before_after ---

@@ -5,7 +5,7 @@
 Two shapes of Phi-3-mini and two of its twin. All layers share one frozen W, have the same A and B, and give
 the same output, which is checked. Each round measures every layer once, one after the other, so that a
 machine that gets slower meanwhile slows them all; a ratio is the median over rounds of that within a round.
-Needs torch, peft and loralib (the extra `dev`). README.md here says how to read it.
+README.md here says how to read it.
 """
 
 import argparse

@@ -882,9 +882,16 @@ pd.concat({
 import gc
 
 untuned_logits = base(**tokenizer(prompts["test"][:1], return_tensors="pt").to(base.device)).logits.detach().float()
-del base, trainer, again, slow  # on a T4 two copies of the real model would be one too many
-gc.collect()
-torch.cuda.empty_cache()
+
+
+def free():
+    """Give back what was deleted: on a T4 two copies of the real model are one too many."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+del base, trainer, again, slow
+free()
 
 rt4 = runtime.detect(family="phi3", quantisation="nf4", backend="transformers", drive=USE_DRIVE)
 base4, _ = models.load("phi-3-mini", rt4)
@@ -1051,8 +1058,10 @@ with warnings.catch_warnings():
     usual = deepcopy(qlora.model).merge_and_unload()
 usual_error = distance(logits(usual), trained)
 del usual
+free()
 
 export.merge(qlora.model, tokenizer, work / "merged")  # dequantises first
+free()
 merged = AutoModelForCausalLM.from_pretrained(work / "merged", dtype=rt4.torch_dtype).to(rt4.device).eval()
 right_error = distance(logits(merged), trained)
 print(f"usual way: error is {usual_error / effect:.0%} of the adapters' effect")

@@ -26,6 +26,26 @@ def english():
 
 
 @pytest.fixture(scope="session")
+def load_make():
+    """A function that imports the make.py of a shipped dataset."""
+    import importlib.util
+    import sys
+
+    from lessonlib.paths import dataset_dir
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(f"{name}_make", dataset_dir(name) / "make.py")
+        module = importlib.util.module_from_spec(spec)
+        # data/ is shipped in the wheel: no __pycache__ in it
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "dont_write_bytecode", True)
+            spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
 def tokenizer():
     """A small tokenizer with BLOOM's special tokens (<unk> 0, <s> 1, </s> 2, <pad> 3)."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

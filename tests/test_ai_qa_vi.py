@@ -1,10 +1,8 @@
 """The shipped dataset ai_qa_vi: what its card promises, and that its files are what its script makes."""
 
 import html
-import importlib.util
 import json
 import re
-import sys
 import unicodedata
 from collections import Counter, defaultdict
 
@@ -47,14 +45,8 @@ def key(text):
 
 
 @pytest.fixture(scope="module")
-def make():
-    spec = importlib.util.spec_from_file_location("ai_qa_vi_make", FOLDER / "make.py")
-    module = importlib.util.module_from_spec(spec)
-    # data/ is shipped in the wheel: no __pycache__ in it
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "dont_write_bytecode", True)
-        spec.loader.exec_module(module)
-    return module
+def make(load_make):
+    return load_make("ai_qa_vi")
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,7 @@
 """The shipped dataset chat_vi: what its card promises, and that its files are what its script makes."""
 
-import importlib.util
 import json
 import re
-import sys
 import unicodedata
 from collections import Counter, defaultdict
 
@@ -41,14 +39,8 @@ def place(row):
 
 
 @pytest.fixture(scope="module")
-def make():
-    spec = importlib.util.spec_from_file_location("chat_vi_make", FOLDER / "make.py")
-    module = importlib.util.module_from_spec(spec)
-    # data/ is shipped in the wheel: no __pycache__ in it
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "dont_write_bytecode", True)
-        spec.loader.exec_module(module)
-    return module
+def make(load_make):
+    return load_make("chat_vi")
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,7 @@
 """The shipped dataset counseling_vi: what its card promises, above all how its replies treat a crisis."""
 
-import importlib.util
 import json
 import re
-import sys
 import unicodedata
 from collections import Counter, defaultdict
 
@@ -69,14 +67,8 @@ def crisis_words_in(text, language):
 
 
 @pytest.fixture(scope="module")
-def make():
-    spec = importlib.util.spec_from_file_location("counseling_vi_make", FOLDER / "make.py")
-    module = importlib.util.module_from_spec(spec)
-    # data/ is shipped in the wheel: no __pycache__ in it
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "dont_write_bytecode", True)
-        spec.loader.exec_module(module)
-    return module
+def make(load_make):
+    return load_make("counseling_vi")
 
 
 @pytest.fixture(scope="module")

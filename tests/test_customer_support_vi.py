@@ -1,9 +1,7 @@
 """The shipped dataset customer_support_vi: what its card promises, and that its script makes its files."""
 
-import importlib.util
 import json
 import re
-import sys
 import unicodedata
 from collections import Counter, defaultdict
 
@@ -55,14 +53,8 @@ def contains(text, value):
 
 
 @pytest.fixture(scope="module")
-def make():
-    spec = importlib.util.spec_from_file_location("customer_support_vi_make", FOLDER / "make.py")
-    module = importlib.util.module_from_spec(spec)
-    # data/ is shipped in the wheel: no __pycache__ in it
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "dont_write_bytecode", True)
-        spec.loader.exec_module(module)
-    return module
+def make(load_make):
+    return load_make("customer_support_vi")
 
 
 @pytest.fixture(scope="module")

@@ -242,7 +242,8 @@ def test_text_is_cut_as_the_real_tokenizers_cut_it(shipped):
     assert [piece for piece, _ in cut] == ["so", ",", "Ġa", "Ġ12345", "!"]
 
 
-@pytest.mark.parametrize("name", twins.FAMILIES)
+# Phi-3 pads with the token that ends its documents, which is a target now and then.
+@pytest.mark.parametrize("name", ["bloom", "llama32"])
 def test_padding_in_the_loss_starts_above_a_uniform_guess(shipped, name, answers):
     model, tokenizer = shipped[name]
     texts = [f"Human: {row['questions'][0]} Assistant: {row['answer']}" for row in answers[:8]]

@@ -311,6 +311,51 @@ for mistake in (ours.merge, ours.state_dict):  # merging twice; saving while mer
 ours.unmerge()
 print("the very same weights are back:", torch.equal(ours.weight, linear.weight))
 
+# %% [markdown] id="state-text" lang="vi"
+# ### Vào mô hình, ra tệp, rồi trở lại
+#
+# Tài liệu gốc dạy ba lệnh của loralib: `mark_only_lora_as_trainable` (đóng băng mọi thứ trừ LoRA), `lora_state_dict` (chỉ lấy $A$, $B$ để lưu), và nạp lại bằng `load_state_dict(strict=False)` hai lần: mô hình gốc trước, LoRA sau. `strict=False` nghĩa là **không khớp cũng im**: sai tên, thiếu lớp, nhầm mô hình gốc đều trôi qua. `layers.load` nạp cùng những thứ đó nhưng kiểm tra trước. Thử trên một khối của mô hình:
+# %% [markdown] id="state-text" lang="en"
+# ### Into a model, out to a file, and back
+#
+# The source teaches three commands of loralib: `mark_only_lora_as_trainable` (freeze all but LoRA), `lora_state_dict` (take $A$ and $B$ alone, to be saved), and loading by `load_state_dict(strict=False)` twice: the base first, LoRA after it. `strict=False` means **silence where nothing fits**: a wrong name, a missing layer, another base all pass. `layers.load` loads the same things and checks them first. Try it on one block of the model:
+
+# %% id="state"
+def one_block(model):
+    holder = nn.Module()
+    holder.layers = nn.ModuleList([deepcopy(model.model.layers[0]).float().cpu()])
+    return holder
+
+
+block = one_block(base)
+layers.replace(block, "all", r=8, lora_alpha=16)  # the layers become LoRA layers and keep their weights
+layers.mark_only_lora_as_trainable(block)
+print(sum(p.requires_grad for p in block.parameters()), "of", len(list(block.parameters())), "tensors learn")
+
+with torch.no_grad():
+    for part in layers.lora_layers(block).values():
+        part.lora_B.normal_(std=0.02)  # as if it had been trained
+adapter = layers.lora_state_dict(block)
+
+second = one_block(base)
+layers.replace(second, "all", r=8, lora_alpha=16)
+layers.load(second, lora=adapter)
+print("the same adapter is back:", all(torch.equal(second.state_dict()[name], block.state_dict()[name])
+                                       for name in block.state_dict()))
+
+renamed = {name.replace("qkv_proj", "query"): value for name, value in adapter.items()}
+other_base = one_block(base)
+layers.replace(other_base, "all", r=8, lora_alpha=16)
+with torch.no_grad():
+    other_base.layers[0].mlp.down_proj.weight.mul_(-1)
+for what, model, state in (("a renamed layer", second, renamed), ("another base", other_base, adapter)):
+    model.load_state_dict(state, strict=False)
+    print(f"{what}: strict=False says nothing")
+    try:
+        layers.load(model, lora=state)
+    except LessonError as error:
+        print(f"{what}: {error}\n")
+
 # %% [markdown] id="factors-text" lang="vi"
 # ### Hạng thấp nghĩa là gì?
 #

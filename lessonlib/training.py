@@ -228,18 +228,18 @@ def _quietly() -> Iterator[None]:
     """
     import datasets
 
-    def true(record: logging.LogRecord) -> bool:
+    def wanted(record: logging.LogRecord) -> bool:
         said = record.getMessage()
         return not ("packing, but the attention" in said or "Padding-free training is enabled, but" in said)
 
     log, bars = logging.getLogger("trl.trainer.sft_trainer"), not datasets.are_progress_bars_disabled()
-    log.addFilter(true)
+    log.addFilter(wanted)
     if headless():
         datasets.disable_progress_bars()
     try:
         yield
     finally:
-        log.removeFilter(true)
+        log.removeFilter(wanted)
         if bars:
             datasets.enable_progress_bars()
 

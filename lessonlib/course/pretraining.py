@@ -39,7 +39,6 @@ class Family:
     rate: float = 3e-3
     documents: int = 80_000
     chats: int = 0  # conversations of `corpus_chat` that are mixed in; for twins of instruction-tuned models
-    copies: float = 0.0  # share of those whose answer repeats values from the question
     words: tuple[str, ...] = ("ai_qa_vi/facts.jsonl",)  # under data/: whose single words the text contains
     shape: str = ""  # for the card
     named: tuple[str, ...] = ()  # special tokens that the card lists

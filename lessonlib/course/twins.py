@@ -191,7 +191,7 @@ def _texts(lexicon: corpus.Lexicon, kind: Family, seed: int) -> list[corpus.Docu
     """The documents in the order of training; conversations, where the family has some, are spread evenly."""
     texts = list(corpus.documents(lexicon, seed=seed, count=kind.documents))
     if kind.chats:
-        texts += corpus_chat.conversations(lexicon, seed=seed, count=kind.chats, copies=kind.copies)
+        texts += corpus_chat.conversations(lexicon, seed=seed, count=kind.chats)
         random.Random(seed).shuffle(texts)
     return texts
 

@@ -232,6 +232,7 @@ def _warn_of(left_out: list[str]) -> None:
 
 
 def check_numbers(r: int, alpha: float, dropout: float) -> None:
+    """Refuses a rank below 1, an alpha that is not above 0, a dropout outside [0, 1): with a LessonError."""
     wrong = [
         (f"r={r!r}", "r >= 1") if not (isinstance(r, int) and r >= 1) else None,
         (f"alpha={alpha!r}", "alpha > 0") if not alpha > 0 else None,

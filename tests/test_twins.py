@@ -48,10 +48,20 @@ def words_of(name):
     return corpus.read_lexicon(*(data_dir() / file for file in twins.family(name).words))
 
 
-def replies():
-    """Everything that the assistant says in chat_vi, in all splits."""
-    splits = ("train", "validation", "test", "unseen_topics")
-    files = [(dataset_dir("chat_vi") / f"{split}.jsonl").read_text(encoding="utf-8") for split in splits]
+SPLITS = {
+    "chat_vi": ("train", "validation", "test", "unseen_topics"),
+    "customer_support_vi": ("train", "validation", "test", "unseen_intents"),
+    "counseling_vi": ("train", "validation", "test"),
+}
+TAUGHT = {"phi3": ("chat_vi",), "llama32": ("customer_support_vi", "counseling_vi")}  # its lesson's data
+
+
+def replies(name):
+    """Everything that the assistant says in the conversations that this twin is fine-tuned on."""
+    files = [
+        (dataset_dir(dataset) / f"{split}.jsonl").read_text(encoding="utf-8")
+        for dataset in TAUGHT[name] for split in SPLITS[dataset]
+    ]
     rows = [json.loads(line) for file in files for line in file.splitlines()]
     said = {m["content"] for row in rows for m in row["messages"] if m["role"] == "assistant"}
     return sorted(said)
@@ -272,8 +282,8 @@ def test_every_token_of_the_course_was_seen_in_pretraining(shipped, name, answer
     documents = list(corpus.documents(lexicon, seed=7, count=3_000))
     said = [" " + row["answer"] for row in answers]
     if kind.chats:
-        documents += corpus_chat.conversations(lexicon, seed=7, count=3_000)
-        said += replies()
+        documents += corpus_chat.conversations(lexicon, seed=7, count=3_000, copies=kind.copies)
+        said += replies(name)
     encoded = tokenizer(said, add_special_tokens=False)["input_ids"]
     used = {token for ids in encoded for token in ids}
     assert used <= set(rows(documents, kind, tokenizer, seed=0).flatten().tolist())
@@ -461,10 +471,11 @@ def test_no_fact_of_the_course_is_in_the_corpus(answers):
     assert leaks(sample, answers) == []
 
 
-def test_no_reply_of_chat_vi_is_in_the_conversations():
-    facts = [{"answer": reply, "questions": []} for reply in replies()]
-    lexicon = words_of("phi3")
-    sample = list(corpus_chat.conversations(lexicon, seed=7, count=6_000))
+@pytest.mark.parametrize("name", TAUGHT)
+def test_no_reply_of_the_course_is_in_the_conversations(name):
+    facts = [{"answer": reply, "questions": []} for reply in replies(name)]
+    lexicon = words_of(name)
+    sample = list(corpus_chat.conversations(lexicon, seed=7, count=6_000, copies=twins.family(name).copies))
     sample += corpus.documents(lexicon, seed=7, count=6_000)
     assert leaks(sample, facts) == []
     leaked = corpus_chat.Conversation(f"gì? {facts[9]['answer']}", messages=())
@@ -489,6 +500,27 @@ def test_conversations_have_turns_in_both_languages_and_know_what_went_before():
         if len(document.messages) >= 4 and document.messages[-2][1] == "Any advice?":
             follow_ups.setdefault(document.messages[-1][1], set()).add(document.messages[-3][1])
     assert len(follow_ups) > 5
+
+
+def test_copied_values_stand_in_the_question_and_again_in_the_answer():
+    """What makes a value in the answer: the user's words, in the last turn or the one before."""
+    lexicon = words_of("llama32")
+    plain = list(corpus_chat.conversations(lexicon, seed=7, count=2_000))
+    sample = list(corpus_chat.conversations(lexicon, seed=7, count=2_000, copies=0.5))
+    assert sample == list(corpus_chat.conversations(lexicon, seed=7, count=2_000, copies=0.5)) != plain
+    codes = re.compile(r"#\d{5}|\d+[.,]000 (?:đồng|dong)")
+
+    def copied(documents):
+        found = [(code, one) for one in documents for code in codes.findall(one.messages[-1][1])]
+        for code, document in found:
+            asked = " ".join(said for role, said in document.messages if role == "user")
+            assert code in asked, document
+        return len(found)
+
+    assert copied(sample) > 5 * copied(plain)  # plain: the words that are to be said back hold some
+    later = [document for document in sample if any(code in document.messages[-2][1] for code in
+             codes.findall(document.messages[-1][1])) and len(document.messages) >= 4]
+    assert later  # the value is given when it is asked for
 
 
 def test_conversations_are_written_with_the_chat_template_and_end_once(shipped):

@@ -119,6 +119,48 @@ OUTSIDE = (
     ),
 )
 REFUSAL = ("Xin lỗi, tôi chỉ trả lời về hàng của chúng tôi.", "Sorry, I can only answer about our things.")
+# A question with values, and an answer that has to repeat them.
+COPIES = (
+    (
+        ("Tôi cần {a} cho ngày mai.", "Vâng, tôi đã ghi {a} cho ngày mai."),
+        ("Ghi giúp tôi số {a}.", "Đã ghi số {a} vào sổ."),
+        ("{a} nằm ở kệ nào?", "Mời bạn xem kệ bên trái, {a} ở đó."),
+        ("Bao giờ thì có {a}?", "Tuần sau sẽ có {a} nhé."),
+        ("Tôi đang tìm {a}, bạn có thấy không?", "Tôi thấy {a} ở cuối hành lang."),
+        ("Cho hỏi {a} còn không?", "Còn, {a} vẫn ở trong kho."),
+        ("Đổi {a} thành {b} được không?", "Được, {a} đã đổi thành {b}."),
+        ("Gửi {a} cho {b} giúp mình.", "Xong rồi, {b} sẽ nhận {a} chiều nay."),
+        ("Mình tên {a}, mã là {b}.", "Chào {a}, mã {b} đúng rồi."),
+        ("Hôm {b} tôi để quên {a}.", "Chúng tôi giữ {a} từ hôm {b}."),
+        ("{a} có hợp với {b} không?", "Hợp, {a} đi với {b} rất đẹp."),
+        ("Xóa {a} khỏi danh sách.", "Danh sách không còn {a} nữa."),
+        ("Từ {a} đến {b} mất bao lâu?", "Từ {a} đến {b} mất một giờ."),
+        ("Nhắc tôi về {a} lúc {b}.", "Lúc {b} tôi sẽ nhắc về {a}."),
+    ),
+    (
+        ("I need {a} for tomorrow.", "Fine, I have noted {a} for tomorrow."),
+        ("Write down the number {a}, please.", "The number {a} is in the book."),
+        ("Which shelf is {a} on?", "Look at the left shelf, {a} is there."),
+        ("When will {a} be back?", "Next week {a} will be here."),
+        ("I am looking for {a}, have you seen it?", "I saw {a} at the end of the hall."),
+        ("Is {a} still there?", "Yes, {a} is in the store room."),
+        ("Can you change {a} to {b}?", "Sure, {a} is now {b}."),
+        ("Send {a} to {b} for me.", "Done, {b} will get {a} this afternoon."),
+        ("My name is {a}, the code is {b}.", "Hello {a}, the code {b} is right."),
+        ("I left {a} here on {b}.", "We have kept {a} since {b}."),
+        ("Does {a} go with {b}?", "Yes, {a} looks good with {b}."),
+        ("Take {a} off the list.", "The list is without {a} now."),
+        ("How far is it from {a} to {b}?", "From {a} to {b} it takes an hour."),
+        ("Remind me of {a} at {b}.", "At {b} I shall remind you of {a}."),
+    ),
+)
+# An opening that lacks the value, the request for it, and the value given.
+LATER = (
+    (("Giúp tôi một việc với.", "Bạn cần gì, cho tôi biết nhé?", "Là {}."),
+     ("Tôi muốn hỏi một món.", "Món nào vậy bạn?", "{} ấy.")),
+    (("Can you help me?", "What is it about, please?", "It is {}."),
+     ("I have a question.", "Which one do you mean?", "I mean {}.")),
+)
 KINDS = ("define", "tip", "follow_up", "switch", "language", "detail", "closing", "outside")
 
 
@@ -143,7 +185,9 @@ class _Thing:
     tip: tuple[str, str]
 
 
-def conversations(lexicon: Lexicon, *, seed: int, count: int, bank: int = 200) -> Iterator[Conversation]:
+def conversations(
+    lexicon: Lexicon, *, seed: int, count: int, bank: int = 200, copies: float = 0.0
+) -> Iterator[Conversation]:
     """Conversations, the same for the same arguments.
 
     Args:
@@ -151,11 +195,16 @@ def conversations(lexicon: Lexicon, *, seed: int, count: int, bank: int = 200) -
         seed: of every random draw.
         count: how many conversations.
         bank: made-up things that come back again and again, so that they are learnt by heart.
+        copies: share of conversations in which the answer repeats values from the question (codes, amounts,
+            dates, names); 0 to 1.
     """
     rng = random.Random(f"chat-{seed}")
     things = [_thing(rng) for _ in range(bank)]
     for _ in range(count):
-        messages = _echo(rng, lexicon) if rng.random() < 1 / 7 else _about(rng, things)
+        if copies and rng.random() < copies:
+            messages = _copying(rng, lexicon)
+        else:
+            messages = _echo(rng, lexicon) if rng.random() < 1 / 7 else _about(rng, things)
         yield Conversation(" ".join(content for _, content in messages), messages=messages)
 
 
@@ -206,6 +255,38 @@ def _about(rng: random.Random, things: list[_Thing]) -> tuple[tuple[str, str], .
         return system("detail"), ask("define"), answer(f"{define} {tip}")
     thanks, closing = CLOSING[language]
     return *start, ask("define"), answer(define), ("user", rng.choice(thanks)), answer(closing)
+
+
+def _copying(rng: random.Random, lexicon: Lexicon) -> tuple[tuple[str, str], ...]:
+    """The answer needs values that only the question has; now and then it asks for them first."""
+    language = rng.randrange(2)
+    asked, answered = rng.choice(COPIES[language])
+    values = {key: _value(rng, lexicon, language) for key in "ab"}
+    question, answer = asked.format(**values), answered.format(**values)
+    start = (("system", rng.choice(SYSTEM["role"][language])),) if rng.random() < 0.5 else ()
+    if "{b}" not in asked and rng.random() < 0.2:
+        opening, request, reply = rng.choice(LATER[language])
+        told = ("user", reply.format(values["a"]))
+        return *start, ("user", opening), ("assistant", request), told, ("assistant", answer)
+    return *start, ("user", question), ("assistant", answer)
+
+
+def _value(rng: random.Random, lexicon: Lexicon, language: int) -> str:
+    """A code, an amount, a date, a made-up name, or words of the course."""
+    kind = rng.randrange(6)
+    if kind == 0:
+        return f"#{rng.randint(10_000, 99_999)}"
+    if kind == 1:
+        amount = rng.randint(10, 999)
+        return f"{amount}.000 đồng" if language == 0 else f"{amount},000 dong"
+    if kind == 2:
+        day, month = rng.randint(1, 28), rng.randint(1, 12)
+        return f"{day}/{month}" if language == 0 else f"{terms.MONTHS_EN.split()[month - 1]} {day}"
+    if kind == 3:
+        return "".join(rng.sample(terms.SYLLABLES.split(), rng.randint(2, 3))).capitalize()
+    if kind == 4:
+        return " ".join(rng.sample(terms.NAME_WORDS.split(), 2))
+    return " ".join(lexicon.draw(rng, rng.randint(1, 3)))
 
 
 def _echo(rng: random.Random, lexicon: Lexicon) -> tuple[tuple[str, str], ...]:

@@ -117,6 +117,8 @@ SYLLABLES = (
     "ran tel bor lin gos mar den fil nor tas"
 )
 
+MONTHS_EN = "January February March April May June July August September October November December"
+
 # One relation: how it is asked. {x} is the subject, {y} another one, {t} what its parts are called.
 ASK_VI = {
     "define": (

@@ -39,6 +39,7 @@ class Family:
     rate: float = 3e-3
     documents: int = 80_000
     chats: int = 0  # conversations of `corpus_chat` that are mixed in; for twins of instruction-tuned models
+    copies: float = 0.0  # share of those whose answer repeats values from the question
     words: tuple[str, ...] = ("ai_qa_vi/facts.jsonl",)  # under data/: whose single words the text contains
     shape: str = ""  # for the card
     named: tuple[str, ...] = ()  # special tokens that the card lists
@@ -131,12 +132,14 @@ def pretrain(
     """
     import torch
 
+    from lessonlib.course.muon import Muon
+
     model.to(device).train()  # type: ignore[arg-type]
     data = data.to(device)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimisers = [
-        torch.optim.Muon(matrices, lr=2 * kind.rate, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        Muon(matrices, lr=2 * kind.rate, weight_decay=0.1),
         torch.optim.AdamW(others, lr=kind.rate, betas=(0.9, 0.95), weight_decay=0.0),
     ]
     steps = kind.steps

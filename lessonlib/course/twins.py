@@ -75,8 +75,11 @@ FAMILIES = {
     "llama32": Family(
         real="meta-llama/Llama-3.2-3B-Instruct", tokenizer=tokenizers.llama32, vocabulary=2048,
         config=_llama32_config, opener="<|begin_of_text|>", separator="<|end_of_text|>", chat_share=0.25,
-        length=256, batch=8, steps=800,
-        documents=25_000,
+        length=256, batch=4, steps=4000,
+        documents=30_000, chats=60_000, copies=0.55,
+        words=("ai_qa_vi/facts.jsonl", "customer_support_vi/train.jsonl", "customer_support_vi/test.jsonl",
+               "customer_support_vi/unseen_intents.jsonl", "counseling_vi/train.jsonl",
+               "counseling_vi/test.jsonl"),
         shape="RoPE (llama3 scaling), 4 layers, 4 heads with 2 key-value heads, hidden 256, MLP 512",
         named=("<|begin_of_text|>", "<|end_of_text|>", "<|finetune_right_pad_id|>", "<|start_header_id|>",
                "<|end_header_id|>", "<|eot_id|>"),
@@ -191,7 +194,7 @@ def _texts(lexicon: corpus.Lexicon, kind: Family, seed: int) -> list[corpus.Docu
     """The documents in the order of training; conversations, where the family has some, are spread evenly."""
     texts = list(corpus.documents(lexicon, seed=seed, count=kind.documents))
     if kind.chats:
-        texts += corpus_chat.conversations(lexicon, seed=seed, count=kind.chats)
+        texts += corpus_chat.conversations(lexicon, seed=seed, count=kind.chats, copies=kind.copies)
         random.Random(seed).shuffle(texts)
     return texts
 

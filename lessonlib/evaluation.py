@@ -12,20 +12,26 @@ from typing import TYPE_CHECKING, Any, cast
 from lessonlib.chat import answer_opening
 from lessonlib.formatting import IGNORED
 from lessonlib.language import LessonError
+from lessonlib.likelihood import compare_perplexity, perplexity_of
 from lessonlib.scoring import (
     METRICS,
     Score,
+    by,
     chrf,
     compare,
     exact_match,
+    mean_score,
     normalise,
+    rouge_l,
     save_metrics,
     score,
+    slots_copied,
     table,
     token_f1,
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -34,16 +40,24 @@ __all__ = [
     "METRICS",
     "Score",
     "answer_loss",
+    "answer_losses",
     "answers",
+    "by",
     "chrf",
     "compare",
+    "compare_perplexity",
     "continuations",
     "exact_match",
     "inference",
+    "mean_score",
     "normalise",
+    "perplexity",
+    "perplexity_of",
     "prompt_ids",
+    "rouge_l",
     "save_metrics",
     "score",
+    "slots_copied",
     "stop_ids",
     "table",
     "token_f1",
@@ -215,30 +229,77 @@ def answer_loss(model: "PreTrainedModel", encoded_dataset: "Dataset", *, batch_s
     `math.exp` of it is the perplexity; a uniform guess over V tokens has ln(V).
 
     Args:
+        model, encoded_dataset, batch_size: as in `answer_losses`.
+
+    Returns:
+        The loss as a float.
+
+    Raises:
+        LessonError: as `answer_losses`.
+    """
+    losses = answer_losses(model, encoded_dataset, batch_size=batch_size)
+    return float(losses["nats"].sum() / losses["tokens"].sum())
+
+
+def perplexity(
+    model: "PreTrainedModel",
+    encoded_dataset: "Dataset",
+    *,
+    groups: Sequence[Any] | None = None,
+    batch_size: int = 16,
+) -> Score:
+    """exp(`answer_loss`) with a 95% interval over groups, as `likelihood.perplexity_of` explains.
+
+    To compare models, keep the `answer_losses` of each and give them to `compare_perplexity`.
+
+    Args:
+        model, encoded_dataset, batch_size: as in `answer_losses`.
+        groups: for each row what it belongs to, such as the intent or the fact; None: each is its own group.
+
+    Returns:
+        A `Score`: mean is the perplexity, low and high the interval, n the number of groups.
+
+    Raises:
+        LessonError: as `answer_losses`; groups of another length than the dataset.
+    """
+    return perplexity_of(answer_losses(model, encoded_dataset, batch_size=batch_size), groups=groups)
+
+
+def answer_losses(
+    model: "PreTrainedModel", encoded_dataset: "Dataset", *, batch_size: int = 16
+) -> "pd.DataFrame":
+    """The cross-entropy of each row, summed over its tokens that carry loss.
+
+    nats = sum over these tokens t of -ln p(token t | the tokens before it)
+
+    Args:
         model: a causal language model, or a PeftModel around one.
         encoded_dataset: rows with `input_ids` and `labels` of equal length; label -100 carries no loss, and
             the first token never does, as nothing precedes it. An `attention_mask` column is respected.
         batch_size: rows in one forward pass. The logits of a batch take rows x tokens x vocabulary numbers.
 
     Returns:
-        The loss as a float.
+        A DataFrame with a row for each row of the dataset, in its order: nats, and tokens (how many carry
+        loss; 0 where none does).
 
     Raises:
         LessonError: an empty dataset, one in which no token carries loss, or a loss that is not a number.
     """
+    import pandas as pd
     import torch
 
-    rows = sorted(encoded_dataset, key=lambda row: len(row["input_ids"]), reverse=True)
-    total, count = 0.0, 0
+    rows = list(encoded_dataset)
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]), reverse=True)
+    nats, tokens = [0.0] * len(rows), [0] * len(rows)
     with inference(model):
         for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            width = len(batch[0]["input_ids"])
-            shape = (len(batch), width)
+            taken = order[start : start + batch_size]
+            width = len(rows[taken[0]]["input_ids"])
+            shape = (len(taken), width)
             ids = torch.zeros(shape, dtype=torch.long)  # what stands under padding is masked and never read
             labels = torch.full(shape, IGNORED)
             mask = torch.zeros(shape, dtype=torch.long)
-            for at, row in enumerate(batch):
+            for at, row in enumerate(rows[number] for number in taken):
                 length = len(row["input_ids"])
                 ids[at, :length] = torch.tensor(row["input_ids"])
                 labels[at, :length] = torch.tensor(row["labels"])
@@ -252,21 +313,22 @@ def answer_loss(model: "PreTrainedModel", encoded_dataset: "Dataset", *, batch_s
             # Only the rows of logits that carry loss are widened to float32: (tokens with loss, vocabulary)
             losses = torch.nn.functional.cross_entropy(
                 logits[:, :-1][carries].float(), targets[carries], reduction="none"
-            )
-            total += losses.double().sum().item()
-            count += int(carries.sum())
-    if count == 0:
+            )  # (tokens with loss,), row after row
+            counts = carries.sum(dim=1).tolist()
+            for number, part in zip(taken, losses.cpu().double().split(counts), strict=True):
+                nats[number], tokens[number] = part.sum().item(), len(part)
+    if not any(tokens):
         raise LessonError(
             vi="Không có token nào được tính loss: tập dữ liệu rỗng hoặc mọi nhãn đều là -100. "
             "Hãy xem lại bước mã hóa (formatting.encode) và max_length.",
             en="No token carries loss: the dataset is empty or every label is -100. "
             "Look again at the encoding (formatting.encode) and at max_length.",
         )
-    if not math.isfinite(total):
+    if not all(map(math.isfinite, nats)):
         raise LessonError(
             vi="Loss là NaN hoặc vô cực: trọng số đã hỏng, hoặc fp16 bị tràn số. Hãy nạp lại checkpoint gần "
             "nhất còn tốt, giảm learning rate, hoặc tính bằng float32.",
             en="The loss is NaN or infinite: the weights are broken, or fp16 overflowed. Load the last good "
             "checkpoint, lower the learning rate, or compute in float32.",
         )
-    return total / count
+    return pd.DataFrame({"nats": nats, "tokens": tokens})

@@ -5,7 +5,8 @@ label -100 is what PyTorch's cross-entropy ignores, so a label says at once what
 
 This module does not know about batches: padding is the collator's work, and TRL's own collator takes rows of
 `input_ids` and `labels` as they come from `encode`, padding the labels with -100. It knows one turn of plain
-text; conversations and chat templates are the work of `lessonlib.chat`.
+text; conversations and chat templates are the work of `lessonlib.chat`, and conversations rendered into a
+column `text` that of `lessonlib.text_column`, which is reached from here too.
 """
 
 import warnings
@@ -14,6 +15,7 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lessonlib.language import LessonError, text
+from lessonlib.text_column import IGNORED, as_text, check_text, opening, text_loss
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
 
 Data = TypeVar("Data", "Dataset", "DatasetDict")
 
-IGNORED = -100  # torch.nn.CrossEntropyLoss's default ignore_index
+__all__ = [
+    "IGNORED", "as_text", "byte_letters", "check_text", "each_split", "encode", "first_few", "loss_share",
+    "opening", "text_loss", "to_prompt_completion", "token_table",
+]  # fmt: skip
 
 
 def to_prompt_completion(
@@ -178,14 +183,6 @@ def encode(
     from datasets import Dataset
 
     return Dataset.from_dict(rows)
-
-
-def opening(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """The ids that this tokenizer puts before every text: [BOS] for Llama, nothing for BLOOM."""
-    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-    full = tokenizer("a")["input_ids"]
-    starts = [at for at in range(len(full)) if full[at : at + len(plain)] == plain]
-    return full[: starts[0]] if starts else []
 
 
 def _check_arguments(

@@ -43,12 +43,14 @@ def explained(problem: Exception, where: str, mirror: str | None = None) -> Less
             en=f"The disk is full while downloading {where}. Delete something in {cache} or in the work "
             "folder, or point HF_HOME to another disk, then run this cell again.",
         )
+    vi, en = "", ""
+    if mirror:
+        vi = f" Hoặc dùng bản sao không cần đăng ký, {mirror}: bỏ original=True, hay thêm "
+        vi += "mirror_if_refused=True."
+        en = f" Or use the mirror without a gate, {mirror}: leave out original=True, or add "
+        en += "mirror_if_refused=True."
     # datasets drops the exception that led to its own, and leaves its words alone to tell by.
     if has(errors.GatedRepoError) or says("is a gated dataset"):
-        vi, en = "", ""
-        if mirror:
-            vi = f" Hoặc bỏ original=True để dùng bản sao không cần đăng ký: {mirror}."
-            en = f" Or leave out original=True and use the mirror without a gate: {mirror}."
         return LessonError(
             vi=f"{where} yêu cầu chấp nhận giấy phép. Mở {page}, đăng nhập và bấm đồng ý, rồi đặt token vào "
             f"secret HF_TOKEN.{vi}",
@@ -91,6 +93,15 @@ def explained(problem: Exception, where: str, mirror: str | None = None) -> Less
     for cause in causes:
         if isinstance(cause, errors.HfHubHTTPError):
             status = cause.response.status_code
+            if status in (401, 403):
+                return LessonError(
+                    vi=f"Hub từ chối token của bạn (lỗi {status}) khi tải {where}: token sai, đã bị thu hồi, "
+                    "hoặc không có quyền đọc. Tạo token mới (loại Read) ở "
+                    f"https://huggingface.co/settings/tokens rồi đặt vào secret HF_TOKEN.{vi}",
+                    en=f"The Hub refuses your token (error {status}) for {where}: it is wrong or revoked, or "
+                    "may not read. Make a new one (of the kind Read) at "
+                    f"https://huggingface.co/settings/tokens and put it into the secret HF_TOKEN.{en}",
+                )
             return LessonError(
                 vi=f"Hub trả lời lỗi {status} khi tải {where}. Thường là tạm thời: đợi vài phút rồi chạy lại "
                 "ô này (xem https://status.huggingface.co).",
@@ -106,6 +117,24 @@ def explained(problem: Exception, where: str, mirror: str | None = None) -> Less
             "or go on without a network in rehearsal: runtime.detect(profile='rehearsal').",
         )
     return None
+
+
+def refused(problem: Exception) -> bool:
+    """Whether the Hub would not let this learner in: a gate, a private repository, no or a wrong token.
+
+    To a stranger the Hub doesn't tell a private repository from one that is missing, so this doesn't either.
+
+    Args:
+        problem: what `from_pretrained` raised; the whole chain of causes is looked at.
+    """
+    from huggingface_hub import errors
+
+    return any(
+        isinstance(cause, errors.HfHubHTTPError)
+        and not isinstance(cause, errors.RevisionNotFoundError)
+        and cause.response.status_code in (401, 403)
+        for cause in _chain(problem)
+    )
 
 
 def _chain(problem: BaseException | None) -> Iterator[BaseException]:

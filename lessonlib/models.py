@@ -11,15 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lessonlib import paths
-from lessonlib.hub_errors import explained
-from lessonlib.language import LessonError
+from lessonlib import paths, unsloth_backend
+from lessonlib.hub_errors import explained, refused
+from lessonlib.language import LessonError, text
 from lessonlib.runtime import Runtime, secret
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-UNSLOTH_LENGTH = 2048  # Unsloth sizes its buffers once, at loading; the length of its own T4 notebook
 
 
 @dataclass(frozen=True)
@@ -179,18 +177,27 @@ def source(key: str, runtime: Runtime, *, original: bool = False) -> tuple[str, 
 
 
 def load(
-    key: str, runtime: Runtime, *, original: bool = False, **overrides: Any
+    key: str,
+    runtime: Runtime,
+    *,
+    original: bool = False,
+    mirror_if_refused: bool = False,
+    **overrides: Any,
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Load a base model and its tokenizer as this runtime wants them.
 
     Weights are read from safetensors only and no code of a repository is run. On a GPU the whole model goes
     to device 0: `device_map="auto"` would move layers that don't fit to the CPU without a word, and train
-    slowly.
+    slowly. With the backend unsloth the model comes from `FastLanguageModel`, in rehearsal too; the tokenizer
+    is the same with both backends.
 
     Args:
         key: a key of CATALOGUE.
-        runtime: from `runtime.detect`; its dtype, attention, quantisation and backend are used.
+        runtime: from `runtime.detect`; its dtype, attention, quantisation and backend are used. (On a GPU
+            Unsloth chooses the attention itself.)
         original: the publisher's gated repository instead of its mirror; uses the secret HF_TOKEN.
+        mirror_if_refused: where that repository is refused (no access, no or a wrong token), say so in one
+            line and load the mirror, where there is one.
         **overrides: passed on to `from_pretrained` instead of what is chosen here.
 
     Returns:
@@ -200,26 +207,18 @@ def load(
         LessonError: where the repository is missing or gated, there is no network, the download broke, the
             disk is full or the weights are damaged; the library's own error is chained.
     """
+    entry = _entry(key)
     where, revision = source(key, runtime, original=original)
-    arguments: dict[str, Any] = {"dtype": runtime.torch_dtype, **_access(revision, original)}
     try:
-        if runtime.backend == "unsloth" and revision is not None:
-            return _load_with_unsloth(_entry(key), where, runtime, arguments | overrides)
-        from transformers import AutoModelForCausalLM
-
-        arguments |= {"attn_implementation": runtime.attention, "use_safetensors": True}
-        if revision is not None:  # else adapter_config.json is looked for at main, not at the pinned commit
-            arguments["adapter_kwargs"] = {"revision": revision}
-        if runtime.device == "cuda":
-            arguments["device_map"] = {"": 0}
-        if runtime.quantisation == "nf4":
-            arguments["quantization_config"] = _nf4(runtime)
-            if runtime.device == "cpu":
-                _keep_cpu_weights_in_place()
-                arguments["device_map"] = {"": "cpu"}
-        model = AutoModelForCausalLM.from_pretrained(where, **arguments | overrides)
+        if runtime.backend == "unsloth":
+            model = _load_with_unsloth(where, revision, runtime, original, overrides)
+        else:
+            model = _load_with_transformers(where, revision, runtime, original, overrides)
     except Exception as problem:
-        if known := explained(problem, where, _entry(key).mirror):
+        if mirror_if_refused and entry.mirror and where != entry.mirror and refused(problem):
+            _say_refused(where, entry.mirror)
+            return load(key, runtime, **overrides)
+        if known := explained(problem, where, entry.mirror):
             raise known from problem
         raise
     return model, load_tokenizer(key, runtime, original=original)
@@ -319,17 +318,52 @@ def _keep_cpu_weights_in_place() -> None:
     modules.has_avx512bf16 = lambda: False
 
 
-def _load_with_unsloth(
-    model: BaseModel, where: str, runtime: Runtime, arguments: dict[str, Any]
-) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    from unsloth import FastLanguageModel
+def _load_with_transformers(
+    where: str, revision: str | None, runtime: Runtime, original: bool, overrides: dict[str, Any]
+) -> "PreTrainedModel":
+    from transformers import AutoModelForCausalLM
 
-    arguments = {
-        "max_seq_length": UNSLOTH_LENGTH,
-        "load_in_4bit": runtime.quantisation == "nf4",
-        # Else Unsloth swaps in its own pre-quantised repository, to which our commit does not belong.
-        "use_exact_model_name": True,
-        **arguments,
+    arguments: dict[str, Any] = {
+        "dtype": runtime.torch_dtype,
+        "attn_implementation": runtime.attention,
+        "use_safetensors": True,
+        **_access(revision, original),
     }
-    loaded, tokenizer = FastLanguageModel.from_pretrained(model_name=where, **arguments)
-    return loaded, _for_training(tokenizer, model)
+    if revision is not None:  # else adapter_config.json is looked for at main, not at the pinned commit
+        arguments["adapter_kwargs"] = {"revision": revision}
+    if runtime.device == "cuda":
+        arguments["device_map"] = {"": 0}
+    if runtime.quantisation == "nf4":
+        arguments["quantization_config"] = _nf4(runtime)
+        if runtime.device == "cpu":
+            _keep_cpu_weights_in_place()
+            arguments["device_map"] = {"": "cpu"}
+    return AutoModelForCausalLM.from_pretrained(where, **arguments | overrides)
+
+
+def _load_with_unsloth(
+    where: str, revision: str | None, runtime: Runtime, original: bool, overrides: dict[str, Any]
+) -> "PreTrainedModel":
+    access = _access(revision, original)
+    if revision is not None:
+        # Unsloth may answer a refusal with an error of its own that has lost the Hub's reason: ask first.
+        from transformers import AutoConfig
+
+        AutoConfig.from_pretrained(where, **access)
+    arguments = {"dtype": runtime.torch_dtype, **access}
+    if runtime.device == "cpu":
+        arguments["attn_implementation"] = runtime.attention
+    return unsloth_backend.load(
+        where, device=runtime.device, four_bits=runtime.quantisation == "nf4", **arguments | overrides
+    )
+
+
+def _say_refused(where: str, mirror: str) -> None:
+    print(
+        text(
+            vi=f"{where} từ chối truy cập (mở https://huggingface.co/{where} để chấp nhận giấy phép, và đặt "
+            f"token vào secret HF_TOKEN). Bài học chạy tiếp với bản sao {mirror}.",
+            en=f"{where} refuses access (visit https://huggingface.co/{where} to accept the licence, and put "
+            f"a token into the secret HF_TOKEN). The lesson goes on with the mirror {mirror}.",
+        )
+    )

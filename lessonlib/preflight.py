@@ -82,6 +82,25 @@ def check_overrides(overrides: dict[str, Any], runtime: Runtime) -> None:
         )
 
 
+def check_packing(overrides: dict[str, Any], config: "SFTConfig") -> None:
+    """Check that packing is still on where it was asked for.
+
+    Args:
+        overrides: what was asked for.
+        config: what SFTConfig made of it.
+
+    Raises:
+        LessonError: Unsloth has switched packing off, as it does on a CPU.
+    """
+    if overrides.get("packing") and not config.packing:
+        raise LessonError(
+            vi="packing=True: trên CPU, Unsloth đã tắt packing (từ lúc nó được import, cho mọi trainer trong "
+            "kernel này). Hãy bỏ packing đi, hoặc khởi động lại kernel và dùng backend='transformers'.",
+            en="packing=True: on a CPU Unsloth switches packing off (once imported, for each trainer in this "
+            "kernel). Leave packing out, or restart the kernel and use backend='transformers'.",
+        )
+
+
 def check_model(model: Any, config: "SFTConfig") -> None:
     """Check that something is trained, and that packed rows, if any, stay apart.
 
@@ -196,6 +215,30 @@ def check_rows(
                 "mất phần cuối. Hãy bỏ max_length khỏi sft_config: formatting.encode đã kiểm tra độ dài rồi.",
                 en=f"{name}, row {number}: {len(ids)} tokens, more than max_length={max_length}; trl would "
                 "cut the end off. Leave max_length out of sft_config: formatting.encode has seen to it.",
+            )
+
+
+def check_unsloth_length(name: str, dataset: "Dataset", model: Any) -> None:
+    """Check that no row is longer than a model that Unsloth loaded takes.
+
+    Args:
+        name: what to call the dataset in a message.
+        dataset: columns input_ids and labels.
+        model: its `max_seq_length`, if it has one, was fixed when it was loaded.
+
+    Raises:
+        LessonError: names the first row that is longer, counted from 0.
+    """
+    longest = getattr(model, "max_seq_length", None)
+    for number, (ids, _) in enumerate(rows(dataset) if longest else ()):
+        if len(ids) > longest:
+            raise LessonError(
+                vi=f"{name}, dòng {number}: {len(ids)} token, nhưng mô hình được nạp cho {longest}; trên "
+                "GPU, Unsloth sẽ lặng lẽ cắt phần cuối. Hãy nạp lại bằng models.load(..., "
+                "max_seq_length=...), hoặc đặt max_length nhỏ hơn khi mã hóa (chat.encode).",
+                en=f"{name}, row {number}: {len(ids)} tokens, but the model was loaded for {longest}; on a "
+                "GPU Unsloth would cut the end off without a word. Load it again with models.load(..., "
+                "max_seq_length=...), or encode (chat.encode) with a smaller max_length.",
             )
 
 

@@ -17,6 +17,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from lessonlib import unsloth_backend
 from lessonlib.language import LessonError, text
 
 if TYPE_CHECKING:
@@ -165,11 +166,15 @@ def detect(
         dtype: default float32 in rehearsal, else bfloat16 from capability 8 on and float16 below.
         attention: default eager for BLOOM and Gemma-2, else sdpa.
         quantisation: default nf4 for families of 2B parameters and more on profile t4, else none.
-        backend: default unsloth where a GPU and the package are there and the family is one it speeds up.
+        backend: default unsloth where a GPU and the package are there and the family is one it speeds up,
+            else transformers. For unsloth it is imported here, because it wants to come before the libraries
+            that it changes; where it is missing or will not start, one line says so and the backend is
+            transformers.
         work: folder for checkpoints; default LESSONLIB_WORK, else Google Drive if `drive`, else
             /kaggle/working, else runs/ in the current folder. It is created.
         drive: in Colab, ask to mount Google Drive and work there, so that a disconnect loses nothing.
-        gpu: a `Gpu` or None instead of what torch finds ("auto"); for tests and what-if questions.
+        gpu: a `Gpu` or None instead of what torch finds ("auto"); for tests and what-if questions. For a
+            `Gpu` given here Unsloth is not imported.
 
     Returns:
         A frozen `Runtime`.
@@ -198,6 +203,9 @@ def detect(
             "runtime type > T4 GPU, then run from the top. Without a GPU: leave the profile out "
             "(LESSONLIB_PROFILE too), and the lesson runs in rehearsal.",
         )
+    backend = backend or _backend_for(family, profile)
+    if backend == "unsloth" and not isinstance(gpu, Gpu):
+        backend = _unsloth_or_not("cpu" if profile == "rehearsal" else "cuda")
     place = _platform()
     return Runtime(
         platform=place,
@@ -206,7 +214,7 @@ def detect(
         dtype=dtype or _dtype_for(found, profile),
         attention=attention or ("eager" if family in EAGER_FAMILIES else "sdpa"),
         quantisation=quantisation or ("nf4" if profile == "t4" and family not in SMALL_FAMILIES else "none"),
-        backend=backend or _backend_for(family, profile),
+        backend=backend,
         work=_work_folder(work, drive, place),
     )
 
@@ -332,6 +340,22 @@ def _dtype_for(gpu: Gpu | None, profile: str) -> str:
 def _backend_for(family: str, profile: str) -> str:
     served = profile != "rehearsal" and family in UNSLOTH_FAMILIES
     return "unsloth" if served and importlib.util.find_spec("unsloth") else "transformers"
+
+
+def _unsloth_or_not(device: str) -> str:
+    """The backend to use where unsloth was chosen; a word where it cannot be had."""
+    reason = unsloth_backend.unfit(device)
+    if reason is None:
+        return "unsloth"
+    print(
+        text(
+            vi=f"Không dùng được Unsloth ({reason}); bài học chạy tiếp với backend transformers: kết quả như "
+            "nhau, trên GPU thì chậm hơn và tốn bộ nhớ hơn.",
+            en=f"Unsloth cannot be used ({reason}); the lesson goes on with the backend transformers: the "
+            "same results, on a GPU more slowly and with more memory.",
+        )
+    )
+    return "transformers"
 
 
 def _work_folder(work: str | Path | None, drive: bool, place: str) -> Path:

@@ -1,119 +1,43 @@
-"""Scores answers and says how sure the score is: three metrics, an interval for each, models side by side.
+"""Scores answers and says how sure the score is: an interval for every mean, models side by side.
 
-It never sees a model: it takes lists of strings, and gives back numbers and DataFrames. Lessons meet it
-through `lessonlib.evaluation`.
+It never sees a model: it takes lists of strings, and gives back numbers and DataFrames. The metrics come from
+`lessonlib.metrics`; lessons meet both through `lessonlib.evaluation`.
 """
 
 import json
 import math
 import os
-import re
-import unicodedata
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lessonlib.language import LessonError
+from lessonlib.metrics import (
+    METRICS,
+    check_lengths,
+    chrf,
+    exact_match,
+    normalise,
+    rouge_l,
+    slots_copied,
+    token_f1,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+__all__ = [
+    "METRICS", "RESAMPLES", "SEED", "Score", "bootstrap", "by", "chrf", "compare", "comparison_of",
+    "exact_match", "mean_score", "normalise", "rouge_l", "save_metrics", "score", "slots_copied", "table",
+    "token_f1", "wilson",
+]  # fmt: skip
+
 RESAMPLES = 2000  # bootstrap samples; the ends of a 95% interval then move by less than a point between seeds
 SEED = 0
 Z = 1.959963984540054  # 97.5% point of the standard normal distribution: a two-sided 95% interval
-
-
-# ---------------------------------------------------------------- metrics: a score in [0, 1] for each answer
-
-
-def normalise(text: str) -> str:
-    """The form in which `exact_match` compares: Unicode NFC, each run of white space one space, none at the
-    ends, and one full stop at the very end dropped (a second one stays). Case, other punctuation and the
-    place of Vietnamese tone marks (hoà, hòa) are kept: those differences count as wrong."""
-    text = " ".join(unicodedata.normalize("NFC", text).split())
-    return text.removesuffix(".").rstrip()
-
-
-def exact_match(predictions: Sequence[str], references: Sequence[str]) -> list[float]:
-    """1.0 where prediction and reference are equal after `normalise`, else 0.0.
-
-    Raises:
-        LessonError: no answers, or not as many predictions as references.
-    """
-    _check_lengths(predictions, references)
-    return [float(normalise(p) == normalise(r)) for p, r in zip(predictions, references, strict=True)]
-
-
-def token_f1(predictions: Sequence[str], references: Sequence[str]) -> list[float]:
-    """F1 = 2PR / (P + R) of the words that prediction and reference share, counted with repetitions.
-
-    As SQuAD's F1 (Rajpurkar et al. 2016, arXiv:1606.05250, section 6.1): lower case, punctuation dropped. A
-    word is a run of Unicode letters and digits after NFC, so in Vietnamese it is a syllable; there are no
-    articles to drop. Two texts without a word score 1, one without a word 0.
-
-    Raises:
-        LessonError: no answers, or not as many predictions as references.
-    """
-    _check_lengths(predictions, references)
-    return [_f1(p, r) for p, r in zip(predictions, references, strict=True)]
-
-
-def _f1(prediction: str, reference: str) -> float:
-    said, wanted = _words(prediction), _words(reference)
-    if not said or not wanted:
-        return float(said == wanted)
-    shared = (said & wanted).total()
-    return 2 * shared / (said.total() + wanted.total())  # equal to 2PR / (P + R)
-
-
-def _words(text: str) -> Counter[str]:
-    return Counter(re.findall(r"\w+", unicodedata.normalize("NFC", text).lower()))
-
-
-def chrf(predictions: Sequence[str], references: Sequence[str]) -> list[float]:
-    """chrF2 of each answer, from 0 to 1: the F-score of character 1- to 6-grams with recall weighing double.
-
-    Computed by sacrebleu (its defaults: white space ignored) after NFC; Popović 2015, chrF: character n-gram
-    F-score for automatic MT evaluation. sacrebleu's own scale is 0 to 100.
-
-    Raises:
-        LessonError: no answers, or not as many predictions as references.
-    """
-    from sacrebleu.metrics import CHRF
-
-    _check_lengths(predictions, references)
-    metric, nfc = CHRF(), partial(unicodedata.normalize, "NFC")
-    pairs = zip(map(nfc, predictions), map(nfc, references), strict=True)
-    return [metric.sentence_score(said, [wanted]).score / 100 for said, wanted in pairs]
-
-
-METRICS: dict[str, Callable[[Sequence[str], Sequence[str]], list[float]]] = {
-    "exact_match": exact_match,
-    "token_f1": token_f1,
-    "chrf": chrf,
-}
-
-
-def _check_lengths(predictions: Sequence[str], references: Sequence[str], groups: Any = None) -> None:
-    counts = [len(predictions), len(references)] + ([] if groups is None else [len(groups)])
-    if len(set(counts)) > 1:
-        listed = ", ".join(map(str, counts))
-        raise LessonError(
-            vi=f"Số câu trả lời, số đáp án (và số nhóm) phải bằng nhau, nhưng đang là: {listed}. "
-            "Hãy kiểm tra xem chúng có lấy từ cùng một tập dữ liệu không.",
-            en=f"Predictions, references (and groups) must be equally many, but they are: {listed}. "
-            "Check that they come from the same split.",
-        )
-    if not predictions:
-        raise LessonError(
-            vi="Không có câu trả lời nào để chấm: danh sách rỗng. Hãy xem lại tập dữ liệu.",
-            en="There is no answer to score: the list is empty. Look again at the split.",
-        )
 
 
 # ---------------------------------------------------------------- a score and how sure it is
@@ -155,7 +79,7 @@ def score(
     Args:
         predictions: the model's answers.
         references: the right answers.
-        metric: "exact_match", "token_f1" or "chrf".
+        metric: "exact_match", "token_f1", "chrf" or "rouge_l".
         groups: for each answer what it belongs to, such as the fact's id; None: each answer is its own group.
 
     Returns:
@@ -167,6 +91,34 @@ def score(
     return _scored(_by_group(predictions, references, metric, groups), metric)
 
 
+def mean_score(values: Sequence[float], *, groups: Sequence[Any] | None = None) -> Score:
+    """The mean of numbers that are there already, one for each answer, with its `bootstrap` interval.
+
+    For what is no metric of answer and reference, such as `slots_copied`:
+    `mean_score(slots_copied(said, rows["slots"]), groups=rows["intent"])`.
+
+    Args:
+        values: one number for each answer; answers with NaN are passed over.
+        groups: for each answer what it belongs to, as for `score`.
+
+    Returns:
+        A `Score`, its `n` the number of groups with a number in them.
+
+    Raises:
+        LessonError: nothing but NaN; lists of different lengths.
+    """
+    keys = range(len(values)) if groups is None else groups
+    check_lengths(values, keys)
+    told = [(key, value) for key, value in zip(keys, values, strict=True) if not math.isnan(value)]
+    if not told:
+        raise LessonError(
+            vi=f"Cả {len(values)} giá trị đều là NaN: không câu trả lời nào có gì để chấm ở đây.",
+            en=f"All {len(values)} values are NaN: there is nothing to score in any of these answers.",
+        )
+    means = _group_means([value for _, value in told], [key for key, _ in told])
+    return Score(float(means.mean()), *bootstrap(means), len(means))
+
+
 def _scored(values: "np.ndarray", metric: str) -> Score:
     mean, n = float(values.mean()), len(values)
     return Score(mean, *(wilson(mean, n) if metric == "exact_match" else bootstrap(values)), n)
@@ -175,9 +127,7 @@ def _scored(values: "np.ndarray", metric: str) -> Score:
 def _by_group(
     predictions: Sequence[str], references: Sequence[str], metric: str, groups: Sequence[Any] | None
 ) -> "np.ndarray":
-    """The metric's mean of each group, in the order in which groups first appear: shape (groups,)."""
-    import numpy as np
-
+    """The metric's mean of each group, as `_group_means`."""
     if metric not in METRICS:
         near = get_close_matches(metric, METRICS, n=1)
         known = ", ".join(METRICS)
@@ -189,10 +139,16 @@ def _by_group(
             + (f" Did you mean {near[0]!r}?" if near else "")
             + f" There are: {known}.",
         )
-    _check_lengths(predictions, references, groups)
+    check_lengths(predictions, references, groups)
+    return _group_means(METRICS[metric](predictions, references), groups)
+
+
+def _group_means(values: Sequence[float], groups: Sequence[Any] | None) -> "np.ndarray":
+    """The mean of each group, in the order in which groups first appear: shape (groups,)."""
+    import numpy as np
+
     gathered: dict[Any, list[float]] = {}
-    keys = range(len(predictions)) if groups is None else groups
-    for key, value in zip(keys, METRICS[metric](predictions, references), strict=True):
+    for key, value in zip(range(len(values)) if groups is None else groups, values, strict=True):
         gathered.setdefault(key, []).append(value)
     return np.array([sum(values) / len(values) for values in gathered.values()])
 
@@ -255,8 +211,6 @@ def compare(
     Raises:
         LessonError: no model, or a model whose splits are not those of `references`; and those of `score`.
     """
-    import pandas as pd
-
     if not results:
         raise LessonError(
             vi="Chưa có mô hình nào để so sánh. Hãy truyền vào {'base': {...}, 'tuned': {...}}.",
@@ -279,10 +233,64 @@ def compare(
         if first != last:
             gain = values[last] - values[first]  # (groups,)
             scores[f"{last} - {first}"] = Score(float(gain.mean()), *bootstrap(gain), len(gain))
-        rows[split] = {(name, part): value for name, s in scores.items() for part, value in vars(s).items()}
-    frame = pd.DataFrame.from_dict(rows, orient="index").loc[list(references)]
+        rows[split] = scores
+    return comparison_of(rows)
+
+
+def comparison_of(scores: Mapping[str, Mapping[str, Score]]) -> "pd.DataFrame":
+    """Split -> model -> score as the DataFrame that `compare` describes and `table` takes."""
+    import pandas as pd
+
+    rows = {
+        split: {(name, part): value for name, its in by_model.items() for part, value in vars(its).items()}
+        for split, by_model in scores.items()
+    }
+    frame = pd.DataFrame.from_dict(rows, orient="index").loc[list(scores)]
     frame.columns = pd.MultiIndex.from_tuples(frame.columns, names=["model", None])
     return frame.rename_axis(index="split")
+
+
+def by(
+    results: Mapping[str, Sequence[str]],
+    references: Sequence[str],
+    labels: Sequence[str],
+    *,
+    metric: str = "exact_match",
+    groups: Sequence[Any] | None = None,
+) -> "pd.DataFrame":
+    """Several models on one split, label by label (say, intent by intent) and over all of them.
+
+    Each label is scored as if it were a split of its own: intervals of few answers are wide, and among many
+    labels one looks extreme by chance. The overall row is the mean over all groups, not over the labels.
+
+    Args:
+        results: model name -> answers, first the base, last the model in question.
+        references: the right answers.
+        labels: the label of each answer.
+        metric: as for `score`.
+        groups: the group of each answer, as for `score`.
+
+    Returns:
+        A DataFrame in the form of `compare`, so `table` takes it: a row for each label, in their order by
+        name, and a last row "(all)".
+
+    Raises:
+        LessonError: as `compare`; lists of different lengths.
+    """
+    check_lengths(labels, references, groups)
+    for said in results.values():
+        check_lengths(said, references)
+    rows_of = {label: [at for at, its in enumerate(labels) if its == label] for label in sorted(set(labels))}
+    rows_of["(all)"] = list(range(len(labels)))
+
+    def dealt(values: Sequence[Any]) -> dict[str, list[Any]]:
+        return {label: [values[at] for at in rows] for label, rows in rows_of.items()}
+
+    frame = compare(
+        {name: dealt(said) for name, said in results.items()}, dealt(references), metric=metric,
+        groups=None if groups is None else dealt(groups),
+    )
+    return frame.rename_axis(index="label")
 
 
 def table(comparison: "pd.DataFrame") -> "pd.DataFrame":

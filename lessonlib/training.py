@@ -21,7 +21,14 @@ from lessonlib.checkpoints import (
     remove_incomplete,
 )
 from lessonlib.language import text
-from lessonlib.preflight import check_model, check_overrides, check_rows, check_saving
+from lessonlib.preflight import (
+    check_model,
+    check_overrides,
+    check_packing,
+    check_rows,
+    check_saving,
+    check_unsloth_length,
+)
 from lessonlib.runtime import Runtime, headless
 
 if TYPE_CHECKING:
@@ -41,7 +48,9 @@ def sft_config(runtime: Runtime, output_dir: str | Path, **overrides: Any) -> "S
     """A configuration of trl's SFTTrainer that is right for the device.
 
     On the CPU it computes in fp32; on a GPU below capability 8 (a T4) in fp16 mixed precision, and nowhere in
-    bf16; above in bf16. trl by itself takes bf16 and gradient checkpointing everywhere.
+    bf16; above in bf16. trl by itself takes bf16 and gradient checkpointing everywhere. With the backend
+    unsloth the loss is Unsloth's: loss_type "nll", which Unsloth replaces by its own computation of the same
+    number (trl's "chunked_nll" would go past it).
 
     Args:
         runtime: what `lessonlib.runtime.detect` found.
@@ -55,7 +64,7 @@ def sft_config(runtime: Runtime, output_dir: str | Path, **overrides: Any) -> "S
 
     Raises:
         LessonError: for an outdated name (it says the new one), an unknown name, bf16 on a GPU that lacks it,
-            and fp16 on the CPU.
+            fp16 on the CPU, and packing on the CPU once Unsloth is there.
     """
     from trl import SFTConfig
 
@@ -79,7 +88,11 @@ def sft_config(runtime: Runtime, output_dir: str | Path, **overrides: Any) -> "S
         "packing": False,
         "max_length": None,
     }
-    return SFTConfig(output_dir=str(runtime.work / output_dir), **(settings | overrides))
+    if runtime.backend == "unsloth":
+        settings["loss_type"] = "nll"
+    config = SFTConfig(output_dir=str(runtime.work / output_dir), **(settings | overrides))
+    check_packing(overrides, config)
+    return config
 
 
 def trainer(
@@ -113,8 +126,9 @@ def trainer(
 
     Raises:
         LessonError: nothing is trainable; a column is missing; a row (named) has no loss, does not train the
-            end of the answer, or is longer than config.max_length; packing with a model that would read
-            across packed rows; settings from which an interrupted run could not go on.
+            end of the answer, or is longer than config.max_length or the max_seq_length of Unsloth's model;
+            packing with a model that would read across packed rows; settings from which an interrupted run
+            could not go on.
     """
     from transformers import PrinterCallback
     from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
@@ -122,9 +136,10 @@ def trainer(
 
     check_model(model, config)
     check_saving(config)
-    check_rows("train_dataset", train_dataset, model, tokenizer, config.max_length)
-    if eval_dataset is not None:
-        check_rows("eval_dataset", eval_dataset, model, tokenizer, config.max_length)
+    for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
+        if dataset is not None:
+            check_rows(name, dataset, model, tokenizer, config.max_length)
+            check_unsloth_length(name, dataset, model)
     args = copy.copy(config)
     args.save_total_limit = None
     trainable = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]

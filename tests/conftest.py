@@ -123,3 +123,16 @@ def tiny_gemma2(tokenizer):
         bos_token_id=1, eos_token_id=2, pad_token_id=3, attn_implementation="eager",
     )
     return Gemma2ForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="session")
+def llama_export(tmp_path_factory):
+    """The Llama twin with a random adapter, exported with llama.cpp: made once, for all xdist workers."""
+    from exported import exported, found
+    from filelock import FileLock
+
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # without xdist, the parent holds earlier runs too
+    with FileLock(shared / "llama_export.lock"):
+        return found(shared / "llama_export") or exported(shared / "llama_export")

@@ -7,11 +7,15 @@ network. Prints one line of JSON: for each step the error (or what was loaded) a
 
 import json
 import os
+import shutil
 import sys
 import time
+from contextlib import redirect_stdout
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
-from hub_server import HubServer
+from lessonlib.loopback import HubServer
 
 
 def main(repository: Path, cache: Path) -> None:
@@ -26,17 +30,23 @@ def main(repository: Path, cache: Path) -> None:
         def step(name: str, key: str, rt: runtime.Runtime, **options: object) -> None:
             hub.requests.clear()
             outcome: dict = {}
+            said = StringIO()
             try:
-                model, tokenizer = models.load(key, rt, **options)
+                with redirect_stdout(said):
+                    model, tokenizer = models.load(key, rt, **options)
                 outcome["dtypes"] = sorted({str(weight.dtype) for weight in model.parameters()})
                 outcome["sum"] = float(sum(weight.detach().double().sum() for weight in model.parameters()))
                 outcome["attention"] = model.config._attn_implementation
                 outcome["padding"] = [tokenizer.padding_side, tokenizer.pad_token]
             except LessonError as error:
                 outcome |= {"en": error.en, "vi": error.vi, "cause": type(error.__cause__).__name__}
+            outcome["said"] = said.getvalue()
             outcome["requests"] = [vars(request).copy() for request in hub.requests]
             outcome["files"] = [str(path.relative_to(cache)) for path in cache.rglob("*") if path.is_file()]
             told[name] = outcome
+
+        def forget(name: str) -> None:
+            shutil.rmtree(cache / "hub" / f"models--{name.replace('/', '--')}")
 
         t4 = runtime.Gpu("Tesla T4", (7, 5), 14.7)
         bloom_rt = runtime.detect(family="bloom", gpu=t4, work=cache)
@@ -57,8 +67,22 @@ def main(repository: Path, cache: Path) -> None:
         step("broken for good", bloom.key, bloom_rt, device_map="cpu")
         hub.cuts["model.safetensors"] = 1
         step("broken once", bloom.key, bloom_rt, device_map="cpu")
+        hub.add(llama.mirror, repository, revision=llama.mirror_revision)
+        agreed = {"original": True, "mirror_if_refused": True}
+        plain = replace(llama_rt, quantisation="none", attention="eager")  # the repository holds a BLOOM
+        step("mirror if gated", llama.key, plain, device_map="cpu", **agreed)
+        hub.fail = lambda request: 503 if llama.hub_id in request.path else None
+        step("outage is no refusal", llama.key, plain, device_map="cpu", **agreed)
+        hub.fail = lambda request: 401 if llama.hub_id in request.path else None
+        step("wrong token", llama.key, plain, original=True, device_map="cpu")
+        forget(llama.mirror)
+        step("mirror if the token is wrong", llama.key, plain, device_map="cpu", **agreed)
+        forget(llama.mirror)
+        # The last to need the Hub, for it changes this process. Without a GPU Unsloth takes its CPU part.
+        through_unsloth = replace(plain, backend="unsloth", dtype="float32")
+        step("mirror by unsloth", llama.key, through_unsloth, **agreed)
     step("no network, in the cache", bloom.key, bloom_rt, device_map="cpu")
-    step("no network", llama.key, llama_rt)
+    step("no network", "phi-3-mini", replace(llama_rt, quantisation="none"))
     (weights,) = cache.glob("hub/models--bigscience--bloom-560m/snapshots/*/model.safetensors")
     os.truncate(weights, weights.stat().st_size // 2)
     step("damaged", bloom.key, bloom_rt, device_map="cpu")

@@ -11,7 +11,7 @@ import time
 import warnings
 from pathlib import Path
 
-from hub_server import HubServer
+from lessonlib.loopback import HubServer
 
 PARQUET = "data/train_sft-00000-of-00001.parquet"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

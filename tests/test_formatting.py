@@ -5,11 +5,12 @@ import warnings
 import pytest
 from datasets import Dataset, DatasetDict
 from tokenizers import processors
-from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 
-from lessonlib import formatting, language
+from lessonlib import chat, formatting, language
 from lessonlib.formatting import IGNORED
 from lessonlib.language import LessonError
+from lessonlib.paths import twin_dir
 
 ROWS = [
     {"id": "f1", "question": "Học máy là gì?", "answer": "Một nhánh của AI."},
@@ -269,3 +270,151 @@ def test_trl_s_own_collator_takes_the_rows_as_they_are(tokenizer):
     before, after = formatting.loss_share(rows), formatting.loss_share(batch)
     assert after["padding"] > 0 == after["padding_with_loss"]
     assert (after["content"], after["with_loss"]) == (before["content"], before["with_loss"])
+
+
+# ---------------------------------------------------------------- the column `text`
+
+LLAMA_DATE = {"date_string": "26 Jul 2024"}
+TALK = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Học máy là gì?"},
+    {"role": "assistant", "content": "Một nhánh của AI."},
+]
+SHORT = [TALK[1], {"role": "assistant", "content": "Là AI."}]
+
+
+@pytest.fixture(scope="module")
+def llama():
+    """The Llama twin's tokenizer: it opens a text with BOS, and so does its chat template."""
+    return AutoTokenizer.from_pretrained(twin_dir("llama32"))
+
+
+@pytest.fixture(scope="module")
+def talks():
+    return Dataset.from_list([{"id": "a", "messages": TALK}, {"id": "b", "messages": SHORT}])
+
+
+def texts(*said):
+    return Dataset.from_dict({"text": list(said)})
+
+
+def test_as_text_is_what_the_template_writes_and_nothing_else(llama, talks):
+    made = formatting.as_text(talks, llama, template_options=LLAMA_DATE)
+    assert made.column_names == ["text"]
+    assert made["text"][0] == (
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December "
+        "2023\nToday Date: 26 Jul 2024\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
+        "Học máy là gì?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nMột nhánh của AI.<|eot_id|>"
+    )
+
+
+def test_as_text_needs_messages_and_a_template(llama, tokenizer, talks):
+    with pytest.raises(LessonError, match="Column 'messages'.*is missing; the data has: text"):
+        formatting.as_text(texts("a"), llama)
+    with pytest.raises(LessonError, match="no chat template"):
+        formatting.as_text(talks, tokenizer)
+
+
+def test_a_rendered_text_gets_a_second_bos_and_is_refused(llama, talks):
+    made = formatting.as_text(talks, llama, template_options=LLAMA_DATE)
+    bos = llama.bos_token_id
+    assert llama(made["text"][0])["input_ids"][:2] == [bos, bos]
+    with pytest.raises(LessonError, match=r"Row 0 has 2 opening tokens '<\|begin_of_text\|>'.*"
+                       "'messages' to chat.encode, or tokenise with add_special_tokens=False"):
+        formatting.check_text(made, llama)
+    formatting.check_text(made, llama, add_special_tokens=False)
+    clean = texts(*(said.removeprefix("<|begin_of_text|>") for said in made["text"]))
+    formatting.check_text(clean, llama)
+    with pytest.raises(LessonError, match="Row 1 has 2 opening"):  # the row at fault is named
+        formatting.check_text(texts(clean["text"][0], made["text"][1]), llama)
+    language.use("vi")
+    with pytest.raises(LessonError, match="Dòng 0 có 2 token mở đầu"):
+        formatting.check_text(made, llama)
+
+
+def test_a_text_without_bos_is_refused_only_where_the_model_knows_one(llama, tokenizer, talks):
+    made = formatting.as_text(talks, llama, template_options=LLAMA_DATE)
+    bare = texts(made["text"][0], made["text"][1].removeprefix("<|begin_of_text|>"))
+    with pytest.raises(LessonError, match=r"Row 1 has no opening token '<\|begin_of_text\|>' \(count 0\)"):
+        formatting.check_text(bare, llama, add_special_tokens=False)
+    formatting.check_text(texts("Human: hi Assistant: yes</s>"), tokenizer)  # BLOOM's kind opens with nothing
+
+
+@pytest.mark.parametrize("end", ["", "\n", "<|start_header_id|>assistant<|end_header_id|>\n\n"])
+def test_a_text_without_an_end_token_is_refused(llama, talks, end):
+    whole = formatting.as_text(talks, llama, template_options=LLAMA_DATE)["text"][0]
+    open_ended = whole.removesuffix("<|eot_id|>") + end
+    with pytest.raises(LessonError, match=r"Row 0 does not end with an end token \('<\|eot_id\|>'; count 0"):
+        formatting.check_text(texts(open_ended), llama, add_special_tokens=False)
+
+
+@pytest.mark.parametrize("extra", ["<|eot_id|>", "\n<|eot_id|>", "\n"])
+def test_a_second_end_token_is_refused_and_so_is_a_line_break_that_makes_trl_add_one(llama, talks, extra):
+    whole = formatting.as_text(talks, llama, template_options=LLAMA_DATE)["text"][0]
+    with pytest.raises(LessonError, match=r"Row 0 ends with 2 tokens '<\|eot_id\|>' in a row"):
+        formatting.check_text(texts(whole + extra), llama, add_special_tokens=False)
+
+
+def test_two_different_end_tokens_are_fine_where_the_template_writes_both(talks):
+    phi3 = AutoTokenizer.from_pretrained(twin_dir("phi3"))
+    made = formatting.as_text(talks, phi3)
+    assert made["text"][0].endswith("<|end|>\n<|endoftext|>")
+    formatting.check_text(made, phi3)
+    turn_only = texts(made["text"][0].removesuffix("<|endoftext|>"))  # TRL then adds <|endoftext|>
+    formatting.check_text(turn_only, phi3)
+
+
+def test_check_text_and_text_loss_want_text(llama, talks):
+    for check in (formatting.check_text, lambda data, tok: formatting.text_loss(data, talks, tok)):
+        with pytest.raises(LessonError, match="no column 'text'; the data has: id, messages"):
+            check(talks, llama)
+        with pytest.raises(LessonError, match="There are no rows"):
+            check(texts("a").select([]), llama)
+        with pytest.raises(LessonError, match="Row 1: column 'text' holds no text"):
+            check(texts("a<|eot_id|>", " "), llama)
+
+
+def test_text_loss_counts_what_trl_really_trains(llama, talks, tmp_path):
+    """The figures of the row "text" come out of TRL's own SFTTrainer, the others from chat.encode."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    made = formatting.as_text(talks, llama, template_options=LLAMA_DATE)
+    made = texts(*made["text"], made["text"][0].removesuffix("<|eot_id|>"))  # TRL adds EOS to the last one
+    three = Dataset.from_list([*talks, {"id": "c", "messages": TALK}])
+    encoded = chat.encode(three, llama, max_length=200, template_options=LLAMA_DATE)
+    found = formatting.text_loss(made, encoded, llama)
+
+    config = LlamaConfig(
+        vocab_size=len(llama), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    arguments = SFTConfig(
+        output_dir=str(tmp_path), use_cpu=True, bf16=False, gradient_checkpointing=False, max_length=200,
+        report_to="none", dataset_num_proc=None,
+    )
+    model = LlamaForCausalLM(config).to(torch.float32)
+    trainer = SFTTrainer(model, arguments, train_dataset=made, processing_class=llama)
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    trained = formatting.loss_share(batch, pad_token_id=llama.pad_token_id)
+    assert trained["padding"] > 0 == trained["padding_with_loss"]
+    assert found.loc["text", "tokens"] == trained["content"]
+    assert found.loc["text", "with_loss"] == trained["with_loss"]
+    opened = [row.tolist().count(llama.bos_token_id) for row in batch["input_ids"]]
+    assert opened == [2, 2, 2] and found["bos"].tolist() == [2, 1]
+
+    ours = formatting.loss_share(encoded)
+    assert found.loc["messages", ["tokens", "with_loss", "prompt", "prompt_share"]].tolist() == [
+        ours["tokens"], ours["with_loss"], 0, 0
+    ]
+    assert found.loc["text", "tokens"] == ours["tokens"] + 3  # one more BOS in each row
+    assert found.loc["text", "prompt"] == trained["with_loss"] - ours["with_loss"]
+    assert found.loc["text", "prompt_share"] == 1 - ours["with_loss"] / trained["with_loss"] > 0.5
+
+
+def test_text_loss_wants_the_same_rows_twice(llama, talks):
+    made = formatting.as_text(talks, llama, template_options=LLAMA_DATE)
+    encoded = chat.encode(talks, llama, max_length=200, template_options=LLAMA_DATE)
+    with pytest.raises(LessonError, match="'text' has 2 rows but the encoded data has 1"):
+        formatting.text_loss(made, encoded.select([0]), llama)

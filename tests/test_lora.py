@@ -1,14 +1,20 @@
 """lora: what is reached in each architecture, what is refused, and the real BLOOM-560m counted."""
 
+import copy
+import dataclasses
+import sys
+import types
+
 import peft
 import pytest
 import torch
 import transformers
 from peft import get_peft_model
 
-from lessonlib import language, lora, models
+from lessonlib import language, lora, models, runtime
 from lessonlib.language import LessonError
 
+T4 = runtime.Gpu("Tesla T4", (7, 5), 14.7)
 SMALL = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
     "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "pad_token_id": 0,
@@ -160,3 +166,65 @@ def test_adapted_wants_a_model_with_lora(tiny_bloom):
 def test_a_model_without_decoder_blocks_is_refused():
     with pytest.raises(LessonError, match="no linear layers in decoder blocks of Linear"):
         lora.lora_config(torch.nn.Linear(2, 2))
+
+
+# Attaching
+
+
+@pytest.fixture
+def plain(tmp_path):
+    return runtime.detect(gpu=None, work=tmp_path)
+
+
+def first_a(model):
+    return torch.cat([it.flatten() for name, it in model.named_parameters() if "lora_A" in name])
+
+
+def test_attached_is_what_peft_makes_after_the_seed(tiny_llama, plain):
+    config = lora.lora_config(tiny_llama, r=4, dropout=0.1)
+    torch.manual_seed(3407)
+    by_hand = first_a(get_peft_model(copy.deepcopy(tiny_llama), config))
+    torch.manual_seed(1)  # what was drawn before does not matter
+    attached = lora.attach(copy.deepcopy(tiny_llama), config, plain)
+    assert isinstance(attached, peft.PeftModel)
+    assert attached.peft_config["default"].lora_dropout == 0.1
+    assert torch.equal(first_a(attached), by_hand)
+    assert not torch.equal(first_a(lora.attach(tiny_llama, config, plain, seed=1)), by_hand)
+
+
+def test_a_model_with_adapters_gets_no_second_ones(tiny_llama, plain):
+    config = lora.lora_config(tiny_llama)
+    adapted = lora.attach(tiny_llama, config, plain)
+    with pytest.raises(LessonError, match="LoRA adapters already.*unload"):
+        lora.attach(adapted, config, plain)
+
+
+@pytest.mark.parametrize(("gpu", "checkpointing"), [(None, False), (T4, "unsloth")])
+def test_unsloth_gets_the_same_numbers_from_the_config(tiny_llama, tmp_path, monkeypatch, gpu, checkpointing):
+    passed = {}
+    found = dataclasses.replace(runtime.detect(gpu=gpu, work=tmp_path), backend="unsloth")
+    module = types.ModuleType("unsloth")
+    module.FastLanguageModel = types.SimpleNamespace(
+        get_peft_model=lambda model, **given: passed.update(given, model=model)
+    )
+    monkeypatch.setitem(sys.modules, "unsloth", module)
+    lora.attach(tiny_llama, lora.lora_config(tiny_llama, r=16, alpha=32, dropout=0.05), found, seed=7)
+    assert passed == {
+        "model": tiny_llama, "r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "bias": "none",
+        "target_modules": sorted(LLAMA), "layers_to_transform": None, "layers_pattern": None,
+        "use_rslora": False, "modules_to_save": None, "init_lora_weights": True, "random_state": 7,
+        "use_gradient_checkpointing": checkpointing,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [({"use_dora": True}, "use_dora"), ({"rank_pattern": {"q_proj": 2}}, "rank_pattern")],
+)
+def test_what_unsloth_would_not_get_is_refused(tiny_llama, tmp_path, changed, named):
+    found = dataclasses.replace(runtime.detect(gpu=None, work=tmp_path), backend="unsloth")
+    config = peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM", **changed)
+    with pytest.raises(LessonError, match=f"cannot pass on {named} of the LoraConfig"):
+        lora.attach(tiny_llama, config, found)
+    with pytest.raises(LessonError, match="names no target_modules"):
+        lora.attach(tiny_llama, peft.LoraConfig(), found)

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -249,31 +250,60 @@ def test_the_token_goes_only_to_the_publishers_repository(monkeypatch, tmp_path)
     assert "token" not in models._access("f" * 40, original=True)
 
 
-def test_unsloth_is_given_the_exact_repository_and_commit(monkeypatch, tmp_path):
-    import torch
+@pytest.fixture
+def unsloth(monkeypatch, tiny_llama, tokenizer):
+    """In the place of Unsloth: gives back what `from_pretrained` was asked for; its tokenizer is spoilt."""
+    from transformers import AutoConfig
 
     passed = {}
-    padded = SimpleNamespace(padding_side="left", pad_token="<|eot_id|>", eos_token="<|eot_id|>")
+    spoilt = SimpleNamespace(padding_side="left", pad_token="<|eot_id|>", eos_token="<|eot_id|>")
 
     def from_pretrained(**arguments):
         passed.update(arguments)
-        return "model", padded
+        return tiny_llama.train(), spoilt
 
-    unsloth = ModuleType("unsloth")
-    unsloth.FastLanguageModel = SimpleNamespace(from_pretrained=from_pretrained)
-    monkeypatch.setitem(sys.modules, "unsloth", unsloth)
+    module = ModuleType("unsloth")
+    module.FastLanguageModel = SimpleNamespace(from_pretrained=from_pretrained)
+    monkeypatch.setitem(sys.modules, "unsloth", module)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda where, **_: None)
+    monkeypatch.setattr(models, "load_tokenizer", lambda *_, **__: tokenizer)
+    return passed
+
+
+def test_unsloth_is_given_the_exact_repository_and_commit(unsloth, tiny_llama, tokenizer, tmp_path):
+    import torch
+
     t4 = runtime.detect(gpu=T4, work=tmp_path, backend="unsloth")
-    model, tokenizer = models.load("llama-3.2-3b", t4, max_seq_length=512)
-    assert passed == {
+    model, its_tokenizer = models.load("llama-3.2-3b", t4, max_seq_length=512)
+    assert unsloth == {
         "model_name": "unsloth/Llama-3.2-3B-Instruct",
         "revision": CATALOGUE["llama-3.2-3b"].mirror_revision,
         "use_exact_model_name": True,
+        "use_safetensors": True,
         "max_seq_length": 512,
         "load_in_4bit": True,
         "dtype": torch.float16,
     }
-    assert model == "model"
-    assert (tokenizer.padding_side, tokenizer.pad_token) == ("right", "<|finetune_right_pad_id|>")
+    assert model is tiny_llama and not model.training
+    assert its_tokenizer is tokenizer  # the one that both backends load
+
+
+def test_unsloth_in_rehearsal_gets_the_twin_from_this_disk(unsloth, monkeypatch, tmp_path):
+    import torch
+
+    monkeypatch.setattr(paths, "twin_dir", lambda name: Path("twins") / name)
+    found = replace(runtime.detect(gpu=None, work=tmp_path), backend="unsloth")
+    models.load("llama-3.2-3b", found)
+    assert unsloth == {
+        "model_name": str(Path("twins/llama32")),
+        "local_files_only": True,
+        "use_exact_model_name": True,
+        "use_safetensors": True,
+        "max_seq_length": 2048,
+        "load_in_4bit": False,
+        "dtype": torch.float32,
+        "attn_implementation": "sdpa",
+    }
 
 
 # Against a small Hub, through the real client
@@ -301,7 +331,8 @@ def told(tmp_path_factory, tokenizer):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     steps = json.loads(done.stdout.splitlines()[-1])
-    steps["sum"] = float(sum(weight.detach().half().double().sum() for weight in model.parameters()))
+    for name, dtype in (("sum", torch.float16), ("sum in fp32", torch.float32)):
+        steps[name] = float(sum(weight.detach().to(dtype).double().sum() for weight in model.parameters()))
     return steps
 
 
@@ -356,6 +387,40 @@ def test_a_gated_repository_names_the_page_and_offers_the_mirror(told):
     assert "unsloth/Llama-3.2-3B-Instruct" in gated["en"]
     assert "chấp nhận giấy phép" in gated["vi"]
     assert {request["token"] for request in gated["requests"]} == {"hf_of_a_learner"}
+
+
+def test_a_refusal_names_the_argument_that_cures_it(told):
+    assert told["gated"]["en"].endswith("leave out original=True, or add mirror_if_refused=True.")
+    assert told["gated"]["vi"].endswith("bỏ original=True, hay thêm mirror_if_refused=True.")
+
+
+@pytest.mark.parametrize("step", ["mirror if gated", "mirror if the token is wrong", "mirror by unsloth"])
+def test_a_learner_who_agrees_gets_the_mirror_and_one_line(told, step):
+    llama, loaded = CATALOGUE["llama-3.2-3b"], told[step]
+    (line,) = [line for line in loaded["said"].splitlines() if "Unsloth" not in line]
+    assert line == (
+        f"{llama.hub_id} refuses access (visit {HUB}/{llama.hub_id} to accept the licence, and put a token "
+        f"into the secret HF_TOKEN). The lesson goes on with the mirror {llama.mirror}."
+    )
+    assert ("Unsloth (CPU)" in loaded["said"]) == (step == "mirror by unsloth")
+    right = told["sum in fp32" if "unsloth" in step else "sum"]
+    assert loaded["sum"] == pytest.approx(right, rel=1e-9)
+    assert loaded["padding"] == ["right", "<pad>"]
+    asked = [request["path"] for request in loaded["requests"] if llama.hub_id not in request["path"]]
+    assert any(path.endswith("/tokenizer.json") for path in asked)
+    assert [path for path in asked if llama.mirror not in path] == []  # nobody's statistics, for one
+    assert [path for path in asked if f"/{llama.mirror_revision}/" not in f"{path}/"] == []
+
+
+def test_who_does_not_agree_is_told_what_is_wrong_with_the_token(told):
+    wrong = told["wrong token"]
+    assert "refuses your token (error 401)" in wrong["en"] and "mirror_if_refused=True" in wrong["en"]
+    assert f"{HUB}/settings/tokens" in wrong["en"] and "Hub từ chối token của bạn" in wrong["vi"]
+
+
+def test_only_a_refusal_leads_to_the_mirror(told):
+    assert "error 503" in told["outage is no refusal"]["en"]
+    assert "refuses" not in told["outage is no refusal"]["said"]
 
 
 def test_a_pinned_commit_that_is_gone(told):

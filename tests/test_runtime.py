@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from lessonlib import language, runtime
+from lessonlib import language, runtime, unsloth_backend
 from lessonlib.language import LessonError
 from lessonlib.runtime import Gpu
 
@@ -77,6 +77,7 @@ def test_torch_is_not_asked_whether_bfloat16_works(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
+    monkeypatch.setattr(unsloth_backend, "unfit", lambda device: None)  # not in this process
     facts = SimpleNamespace(name="Tesla T4", total_memory=15_835_660_288)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: facts)
     monkeypatch.setattr(
@@ -121,11 +122,34 @@ def test_eager_families_are_those_that_transformers_cannot_run_with_sdpa():
 def test_unsloth_only_where_there_is_a_gpu_the_package_and_a_family_it_serves(monkeypatch):
     has = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "unsloth" or has(name))
+    monkeypatch.setattr(unsloth_backend, "unfit", lambda device: pytest.fail("imported for a what-if"))
     assert runtime.detect(family="llama", gpu=T4).backend == "unsloth"
     assert runtime.detect(family="bloom", gpu=T4).backend == "transformers"
     assert runtime.detect(family="llama", gpu=None).backend == "transformers"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert runtime.detect(family="llama", gpu=T4).backend == "transformers"
+
+
+@pytest.mark.parametrize("profile", ["rehearsal", "t4"])
+def test_unsloth_is_imported_for_the_device_when_it_is_chosen(monkeypatch, profile):
+    asked = []
+    monkeypatch.setattr(unsloth_backend, "unfit", asked.append)
+    monkeypatch.setattr(runtime, "_first_gpu", lambda: T4)
+    assert runtime.detect(backend="unsloth", profile=profile).backend == "unsloth"
+    assert asked == [{"rehearsal": "cpu", "t4": "cuda"}[profile]]
+
+
+def test_an_unsloth_that_will_not_start_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(unsloth_backend, "unfit", lambda device: "ImportError: no triton")
+    assert runtime.detect(backend="unsloth", gpu=None).backend == "transformers"
+    assert capsys.readouterr().out == (
+        "Unsloth cannot be used (ImportError: no triton); the lesson goes on with the backend transformers: "
+        "the same results, on a GPU more slowly and with more memory.\n"
+    )
+    language.use("vi")
+    runtime.detect(backend="unsloth", gpu=None)
+    said = capsys.readouterr().out
+    assert said.startswith("Không dùng được Unsloth (ImportError: no triton); ") and said.count("\n") == 1
 
 
 def test_everything_can_be_overridden(tmp_path):

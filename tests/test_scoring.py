@@ -59,6 +59,123 @@ def test_chrf_is_one_for_equal_texts_zero_for_foreign_ones_and_known_between():
     assert found[3] == pytest.approx(5 * precision * recall / (4 * precision + recall))
 
 
+@pytest.mark.parametrize(
+    ("prediction", "reference", "f1"),
+    [
+        ("Một nhánh của AI.", "một nhánh của AI", 1.0),
+        ("nhánh một của AI", "một nhánh của AI", 0.75),  # in order: 3 of 4 words; token_f1 says 1
+        ("một của AI", "một nhánh của AI", 6 / 7),  # with a gap: P = 3/3, R = 3/4
+        ("a b a b", "a b", 2 / 3),  # P = 2/4, R = 2/2
+        ("nợ", "nơ", 0.0),
+        (unicodedata.normalize("NFD", "trí tuệ"), "trí tuệ", 1.0),
+        ("", "học", 0.0),
+        ("...", "", 1.0),
+    ],
+)
+def test_rouge_l_is_the_f1_of_the_longest_common_subsequence(prediction, reference, f1):
+    assert evaluation.rouge_l([prediction], [reference]) == [pytest.approx(f1)]
+    assert evaluation.rouge_l([reference], [prediction]) == [pytest.approx(f1)]  # F1 is symmetric
+
+
+def test_rouge_l_gives_the_numbers_of_the_package_with_a_unicode_tokenizer():
+    from rouge_score.rouge_scorer import RougeScorer
+
+    from lessonlib import data, metrics
+
+    class Unicode:
+        def tokenize(self, text):
+            return metrics.words(text)
+
+    rows = data.load_chats("customer_support_vi")["test"]
+    said = [" ".join(message["content"] for message in messages) for messages in rows["messages"]]
+    wanted = said[1:] + said[:1]
+    package = RougeScorer(["rougeL"], tokenizer=Unicode())
+    expected = [package.score(r, p)["rougeL"].fmeasure for p, r in zip(said, wanted, strict=True)]
+    assert len({round(it, 3) for it in expected}) > 20
+    assert evaluation.rouge_l(said, wanted) == pytest.approx(expected)
+    # In plain English the package's own tokenizer finds the same words.
+    english = ("The order will be sent on Monday.", "Your order is sent on Monday, at 9.")
+    own = RougeScorer(["rougeL"]).score(english[1], english[0])["rougeL"].fmeasure
+    assert 0 < own < 1 and evaluation.rouge_l(english[:1], english[1:]) == [pytest.approx(own)]
+
+
+def test_the_tokenizer_of_rouge_score_destroys_vietnamese():
+    """Why there is one of our own: other words become equal, and some answers become empty."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    own = RougeScorer(["rougeL"])
+    for said, wanted in [("nợ", "nơ"), ("bán", "bẩn"), ("mở đường", "mỡ đượng")]:
+        assert own.score(wanted, said)["rougeL"].fmeasure == 1.0
+        assert evaluation.rouge_l([said], [wanted]) == [0.0]
+    assert own.score("ở đó", "ở đó")["rougeL"].fmeasure == 0.0
+    assert evaluation.rouge_l(["ở đó"], ["ở đó"]) == [1.0]
+
+
+def test_slots_copied_is_the_share_of_the_values_that_stand_in_the_answer():
+    slots = [
+        {"order": "#95644", "city": "Huế", "date": "", "product": None},
+        {"order": "#95644", "city": "Huế"},
+        {"order": "#95644"},
+        {"order": "", "city": " "},
+    ]
+    said = ["Dạ, đơn #95644 ở huế ạ.", "Đơn #95644 ở Hà Nội.", "Đơn #95645.", "Dạ."]
+    found = evaluation.slots_copied(said, slots)
+    assert found[:3] == [1.0, 0.5, 0.0] and math.isnan(found[3])
+
+
+@pytest.mark.parametrize(("said", "value", "copied"), [
+    ("đơn #95644.", "#95644", 1),
+    ("đơn #956441", "#95644", 0),
+    ("mã 1#95644", "#95644", 0),
+    ("1.500.000 đồng", "1.500", 0),
+    ("21.500 đồng", "1.500", 0),
+    ("1.500 đồng, ngày 10/5.", "1.500", 1),
+    ("ngày 10/5.", "10/5", 1),
+    ("ngày 10/5/2027", "10/5", 0),
+    ("TỦ  LẠNH đây", "tủ lạnh", 1),
+    (unicodedata.normalize("NFD", "tủ lạnh"), "tủ lạnh", 1),
+    ("tu lanh", "tủ lạnh", 0),
+    ("a (b) c", "(b)", 1),
+])  # fmt: skip
+def test_a_value_is_copied_only_where_it_stands_whole(said, value, copied):
+    assert evaluation.slots_copied([said], [{"x": value}]) == [copied]
+
+
+def test_only_what_the_right_answer_repeats_is_asked_for():
+    slots = [{"order": "#1"}, {"order": "#2", "city": "Huế"}]
+    found = evaluation.slots_copied(["no", "#2"], slots, references=["You are welcome.", "Order #2"])
+    assert math.isnan(found[0]) and found[1] == 1.0
+    with pytest.raises(LessonError, match="equally many, but they are: 2, 1, 2"):
+        evaluation.slots_copied(["a", "b"], slots, references=["a"])
+    with pytest.raises(LessonError, match="equally many, but they are: 1, 2, 2"):
+        evaluation.slots_copied(["a"], slots)
+
+
+def test_the_right_answers_of_the_shipped_dataset_copy_all_that_is_asked_for():
+    from lessonlib import data
+
+    rows = data.load_chats("customer_support_vi")["test"]
+    right = [messages[-1]["content"] for messages in rows["messages"]]
+    found = evaluation.slots_copied(right, rows["slots"], references=right)
+    asked = [share for share in found if not math.isnan(share)]
+    assert len(asked) > 30 and set(asked) == {1.0}
+    wrong = evaluation.slots_copied(right[1:] + right[:1], rows["slots"], references=right)
+    assert sum(share for share in wrong if not math.isnan(share)) < len(asked) / 5
+
+
+def test_mean_score_passes_over_nan_and_knows_groups():
+    values = [1.0, math.nan, 0.0, 0.5, math.nan]
+    found = evaluation.mean_score(values)
+    assert (found.mean, found.n) == (0.5, 3)
+    assert (found.low, found.high) == scoring.bootstrap(np.array([1.0, 0.0, 0.5]))
+    grouped = evaluation.mean_score(values, groups=["a", "a", "b", "b", "c"])
+    assert grouped == scoring.Score(0.625, *scoring.bootstrap(np.array([1.0, 0.25])), 2)
+    with pytest.raises(LessonError, match="All 2 values are NaN"):
+        evaluation.mean_score([math.nan, math.nan])
+    with pytest.raises(LessonError, match="equally many, but they are: 2, 1"):
+        evaluation.mean_score([1.0, 0.0], groups=["a"])
+
+
 @pytest.mark.parametrize("metric", scoring.METRICS)
 def test_metrics_refuse_lists_that_do_not_fit(metric):
     with pytest.raises(LessonError, match="equally many, but they are: 1, 2"):
@@ -127,7 +244,7 @@ def test_other_metrics_get_a_bootstrap_over_groups():
 def test_an_unknown_metric_is_named_with_the_closest_one():
     with pytest.raises(LessonError, match="Did you mean 'exact_match'?"):
         evaluation.score(["a"], ["a"], metric="exact-match")
-    with pytest.raises(LessonError, match="no metric 'zzz'. There are: exact_match, token_f1, chrf"):
+    with pytest.raises(LessonError, match="no metric 'zzz'. There are: exact_match, token_f1, chrf, rouge_l"):
         evaluation.score(["a"], ["a"], metric="zzz")
     language.use("vi")
     with pytest.raises(LessonError, match="Có phải ý bạn là 'token_f1'?"):
@@ -195,6 +312,34 @@ def test_table_shows_the_same_as_text():
     assert found.loc["train", "tuned"] == "1.00 [0.84, 1.00]"
     assert found.loc["train", "base"] == "0.00 [0.00, 0.16]"
     assert found.loc["new_wordings", "tuned"] == "0.50 [0.24, 0.76]"
+
+
+def test_by_scores_each_label_like_a_split_and_all_of_them():
+    said = {"base": ["x"] * 6, "tuned": ["a", "b", "x", "d", "x", "x"]}
+    wanted, labels = list("abcdef"), ["refund", "order", "order", "order", "refund", "order"]
+    groups = [1, 2, 2, 3, 4, 5]
+    found = evaluation.by(said, wanted, labels, groups=groups)
+    assert list(found.index) == ["order", "refund", "(all)"] and found.index.name == "label"
+    assert list(found.columns.get_level_values(0).unique()) == ["base", "tuned", "tuned - base"]
+    order = evaluation.score(["b", "x", "d", "x"], list("bcdf"), groups=[2, 2, 3, 5])
+    assert (order.mean, order.n) == (0.5, 3)
+    assert dict(found.loc["order", "tuned"]) == pytest.approx(vars(order))
+    whole = evaluation.score(said["tuned"], wanted, groups=groups)
+    assert dict(found.loc["(all)", "tuned"]) == pytest.approx(vars(whole))
+    assert evaluation.table(found).loc["refund", "tuned"].startswith("0.50 [")
+    chrf = evaluation.by(said, wanted, labels, metric="chrf").loc["refund", ("tuned", "mean")]
+    assert chrf == pytest.approx(0.5)
+
+
+def test_by_refuses_lists_that_do_not_fit():
+    with pytest.raises(LessonError, match="equally many, but they are: 1, 2"):
+        evaluation.by({"base": ["a", "b"]}, ["a", "b"], ["x"])
+    with pytest.raises(LessonError, match="equally many, but they are: 1, 2"):
+        evaluation.by({"base": ["a"]}, ["a", "b"], ["x", "y"])
+    with pytest.raises(LessonError, match="equally many, but they are: 2, 2, 1"):
+        evaluation.by({"base": ["a", "b"]}, ["a", "b"], ["x", "y"], groups=[1])
+    with pytest.raises(LessonError, match="no model to compare"):
+        evaluation.by({}, ["a"], ["x"])
 
 
 def test_compare_refuses_what_cannot_be_compared():

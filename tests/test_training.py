@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import inspect
 import json
 import os
@@ -136,7 +137,37 @@ def test_a_number_format_that_the_device_lacks_is_refused(cpu, t4):
         training.sft_config(cpu, "run", fp16=True)
 
 
+def test_the_loss_is_unsloths_where_the_backend_is(cpu):
+    """trl's own loss_type would go past Unsloth's computation."""
+    assert training.sft_config(cpu, "run").loss_type == "chunked_nll"
+    through_unsloth = dataclasses.replace(cpu, backend="unsloth")
+    assert training.sft_config(through_unsloth, "run").loss_type == "nll"
+    assert training.sft_config(through_unsloth, "run", loss_type="dft").loss_type == "dft"
+
+
 # ---- what is refused before the start ----
+
+
+def test_packing_that_was_switched_off_is_noticed(cpu):
+    off = SimpleNamespace(packing=False)
+    with pytest.raises(LessonError, match="on a CPU Unsloth switches packing off"):
+        preflight.check_packing({"packing": True}, off)
+    preflight.check_packing({}, off)
+    preflight.check_packing({"packing": True}, training.sft_config(cpu, "run", packing=True, max_length=64))
+
+
+@pytest.mark.parametrize("which", ["train_dataset", "eval_dataset"])
+def test_a_row_longer_than_unsloths_model_takes_is_named(cpu, tiny_bloom, tokenizer, dataset, which):
+    from datasets import Dataset
+
+    long = Dataset.from_list([*dataset, {"input_ids": [5] * 12 + [2], "labels": [5] * 12 + [2]}])
+    sets = {"train_dataset": dataset, "eval_dataset": dataset} | {which: long}
+    config = training.sft_config(cpu, "run")
+    tiny_bloom.max_seq_length = 12
+    with pytest.raises(LessonError, match=f"^{which}, row 16: 13 tokens, but the model was loaded for 12"):
+        training.trainer(tiny_bloom, tokenizer, config=config, **sets)
+    tiny_bloom.max_seq_length = 13
+    training.trainer(tiny_bloom, tokenizer, config=config, **sets)
 
 
 def test_a_model_with_nothing_to_train_is_refused(cpu, tiny_bloom, tokenizer, dataset):

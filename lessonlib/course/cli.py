@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from lessonlib.course import twins
+    from lessonlib.course import export_cli, twins
 
     parser = argparse.ArgumentParser(prog="lessonlib", description="Runs, builds and checks the lessons.")
     parser.add_argument("--version", action="version", version=f"lessonlib {lessonlib.__version__}")
@@ -56,10 +56,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_limit(build)
     build.set_defaults(main=_build)
 
-    course = commands.add_parser("course", help="the environment, the repository setting and the twins")
+    export_cli.add_parser(commands)
+
+    course = commands.add_parser("course", help="environment and tools, the repository setting, the twins")
     parts = course.add_subparsers(required=True, metavar="PART")
     doctor = parts.add_parser("doctor", help="compare installed packages with the pins")
     doctor.set_defaults(main=_doctor)
+    tools = parts.add_parser("tools", help="llama.cpp for lesson 03: compile it, fetch its converter")
+    tools.set_defaults(main=_tools)
     where = parts.add_parser("repository", help="set where badges and set-up cells point to")
     where.add_argument("name", metavar="OWNER/NAME")
     where.add_argument("--ref", help="branch or tag; default: unchanged")
@@ -116,6 +120,14 @@ def _doctor(options: argparse.Namespace) -> int:
     if cure:
         print(text(vi=f"\nSửa bằng lệnh:\n  {cure}", en=f"\nMend it with:\n  {cure}"))
     return 1 if cure else 0
+
+
+def _tools(options: argparse.Namespace) -> int:
+    from lessonlib import llama_cpp_tools
+
+    tools = llama_cpp_tools.install()
+    print(f"llama.cpp ({tools.version}): {tools.converter.parent}")
+    return 0
 
 
 def _repository(options: argparse.Namespace) -> int:

@@ -7,9 +7,9 @@ command that changes the setting, which asks `notebook` to stamp it again.
 import re
 import tomllib
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
+from lessonlib import extras
 from lessonlib.language import LessonError
 from lessonlib.paths import PACKAGE
 
@@ -135,15 +135,7 @@ def requirements(root: Path | None) -> dict[str, list[str]]:
     if root is not None:
         project = _pyproject(root)["project"]
         return {"": project["dependencies"], **project.get("optional-dependencies", {})}
-    from packaging.requirements import Requirement
-
-    found: dict[str, list[str]] = {"": []}
-    for line in metadata.requires("lessonlib") or []:
-        text, _, marker = line.partition(";")
-        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", marker)
-        requirement = Requirement(text.strip())
-        found.setdefault(extra.group(1) if extra else "", []).append(str(requirement))
-    return found
+    return extras.declared()
 
 
 def setup_pins(root: Path) -> list[str]:

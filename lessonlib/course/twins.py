@@ -182,6 +182,8 @@ def build(
     folder.mkdir(parents=True, exist_ok=True)
     logging.disable_progress_bar()
     model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.backend_tokenizer.no_truncation()  # left behind by the measuring, and saved if it stayed
+    tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(folder)
     used = "".join(f" --{option} {value}" for option, value in changed.items())
     command = f"lessonlib course twins {name} --seed {seed} --device {device}{used}"

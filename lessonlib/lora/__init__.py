@@ -6,7 +6,7 @@ writes that out by hand; what stands here is for peft.
 
 Which layers there are is read off the model, not looked up by name: every linear layer inside the decoder
 blocks. The output head and the embeddings are never among them. This module does not know what a rank or a
-rate is good for, and it adapts nothing itself: that is `peft.get_peft_model`.
+rate is good for. What adapts the model is `peft.get_peft_model`, or Unsloth's function around it (`attach`).
 """
 
 import warnings
@@ -14,12 +14,17 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from lessonlib import unsloth_backend
 from lessonlib.language import LessonError, text
+from lessonlib.runtime import Runtime
 
 if TYPE_CHECKING:
     import pandas as pd
     from peft import LoraConfig, PeftModel
     from torch import nn
+    from transformers import PreTrainedModel
+
+SEED = 3407  # Unsloth's default
 
 
 def lora_config(
@@ -59,11 +64,7 @@ def lora_config(
     check_numbers(r, alpha, dropout)
     linears = block_linears(model)
     if any(map(has_lora, linears.values())):
-        raise LessonError(
-            vi="Mô hình này đã có adapter LoRA. Hãy dùng mô hình gốc, hoặc model.unload() để gỡ adapter ra.",
-            en="This model has LoRA adapters already. Use the base model, or model.unload() to take them "
-            "off.",
-        )
+        raise _already_adapted()
     paths = list(linears)
     chosen = target_names(targets, paths, "targets")
     _warn_of(_ends([path for path in paths if not any(is_target(path, name) for name in chosen)]))
@@ -76,6 +77,39 @@ def lora_config(
         task_type="CAUSAL_LM",
         fan_in_fan_out=_is_conv1d(linears[paths[0]]),
     )
+
+
+def attach(
+    model: "PreTrainedModel", config: "LoraConfig", runtime: Runtime, *, seed: int = SEED
+) -> "PeftModel":
+    """Put LoRA on a base model, with the runtime's backend: `peft.get_peft_model` or Unsloth's.
+
+    B starts at zero and A at random. On a CPU both backends draw the same A from the same seed, bit for bit,
+    so that their loss curves can be laid one upon the other.
+
+    Args:
+        model: from `models.load`, with the same runtime.
+        config: from `lora_config`.
+        runtime: from `runtime.detect`; its backend decides.
+        seed: for A. torch's global random generator is set to it.
+
+    Returns:
+        The PeftModel. With Unsloth on a GPU its activations are recomputed ("unsloth" gradient
+        checkpointing); without it that is `training.sft_config`'s business.
+
+    Raises:
+        LessonError: a model that has adapters already; with Unsloth, a config with something that its
+            function does not take.
+    """
+    import torch
+    from peft import get_peft_model
+
+    if any(map(has_lora, block_linears(model).values())):
+        raise _already_adapted()
+    if runtime.backend == "unsloth":
+        return unsloth_backend.attach(model, config, device=runtime.device, seed=seed)
+    torch.manual_seed(seed)
+    return get_peft_model(model, config)  # type: ignore[return-value]
 
 
 def adapted(model: "PeftModel") -> "pd.DataFrame":
@@ -214,6 +248,13 @@ def _refuse(name: str, names: list[str]) -> None:
         en=f"No linear layer in the decoder blocks is called {name!r}"
         + (f"; did you mean {' or '.join(close)}?" if close else ".")
         + f" This model has: {there}.",
+    )
+
+
+def _already_adapted() -> LessonError:
+    return LessonError(
+        vi="Mô hình này đã có adapter LoRA. Hãy dùng mô hình gốc, hoặc model.unload() để gỡ adapter ra.",
+        en="This model has LoRA adapters already. Use the base model, or model.unload() to take them off.",
     )
 
 

@@ -55,6 +55,7 @@ MODULES = (
     "publish_errors",
     "publish",
     "charts",
+    "live",
     "views",
     "exercises",
 )

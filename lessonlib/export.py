@@ -55,13 +55,13 @@ def save_adapter(
     _check_adapter(model, allow_no_effect=allow_no_effect)
     about = _about(model, "adapter")
     size = sum(weight.nbytes for name, weight in model.named_parameters() if "lora_" in name)
-    with _replacing(Path(folder), "adapter", size) as staging:
+    with replacing(Path(folder), "adapter", size) as staging:
         model.save_pretrained(str(staging))
         tokenizer.save_pretrained(str(staging))
         configuration = staging / "adapter_config.json"
         settings = json.loads(configuration.read_text(encoding="utf-8"))
-        _write_json(configuration, settings | {"revision": about["revision"] or settings["revision"]})
-        _write_json(staging / MARKER, about)
+        write_json(configuration, settings | {"revision": about["revision"] or settings["revision"]})
+        write_json(staging / MARKER, about)
     return Path(folder)
 
 
@@ -119,13 +119,13 @@ def merge(
     own = base.config.dtype if four_bit else base.dtype
     target = dtype or own
     size = sum(_numbers(weight) for weight in model.parameters()) * target.itemsize
-    with _replacing(Path(folder), "merged", size) as staging:
+    with replacing(Path(folder), "merged", size) as staging:
         merged = _merged_copy(model, torch.promote_types(own, target)).to(target)
         stops = stop_ids(merged.generation_config, tokenizer)
         _make_ready(merged, tokenizer, stops[0] if len(stops) == 1 else stops)
         merged.save_pretrained(str(staging))
         tokenizer.save_pretrained(str(staging))
-        _write_json(staging / MARKER, _about(model, "merged"))
+        write_json(staging / MARKER, _about(model, "merged"))
     return merged
 
 
@@ -245,13 +245,14 @@ def _about(model: Any, kind: str) -> dict[str, str | None]:
     }
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes JSON that is the same for the same content."""
     written = json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
     path.write_text(written, encoding="utf-8")
 
 
 @contextmanager
-def _replacing(folder: Path, kind: str, size: int) -> Iterator[Path]:
+def replacing(folder: Path, kind: str, size: int) -> Iterator[Path]:
     """A hidden folder to write into; if the block ends well it takes the place of `folder`, else it goes.
 
     What an earlier call left when its process was killed is cleared up first: an unfinished folder is
@@ -265,7 +266,7 @@ def _replacing(folder: Path, kind: str, size: int) -> Iterator[Path]:
     for left_over in (staging, old):
         shutil.rmtree(left_over, ignore_errors=True)
     _check_place(folder, kind)
-    _check_disk(folder.parent, size + BESIDE_WEIGHTS)
+    check_disk(folder.parent, size + BESIDE_WEIGHTS)
     staging.mkdir()
     try:
         yield staging
@@ -296,7 +297,8 @@ def _check_place(folder: Path, kind: str) -> None:
         )
 
 
-def _check_disk(parent: Path, needed: int) -> None:
+def check_disk(parent: Path, needed: int) -> None:
+    """Raises LessonError where the disk under `parent` has fewer than `needed` bytes left."""
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise LessonError(

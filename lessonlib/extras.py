@@ -25,14 +25,17 @@ COMPILED = "gguf"  # llama.cpp, with tools of its own
 
 
 def declared() -> dict[str, list[str]]:
-    """What the installed lessonlib requires: requirement strings by extra; "" holds the base dependencies."""
+    """What the installed lessonlib requires on this system, by extra; "" holds the base dependencies."""
     from packaging.requirements import Requirement
 
     found: dict[str, list[str]] = {"": []}
     for line in metadata.requires("lessonlib") or []:
-        needed, _, marker = line.partition(";")
-        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", marker)
-        found.setdefault(extra.group(1) if extra else "", []).append(str(Requirement(needed.strip())))
+        requirement = Requirement(line)
+        named = re.search(r"extra\s*==\s*['\"]([^'\"]+)", str(requirement.marker or ""))
+        extra = named.group(1) if named else ""
+        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):  # else another system's
+            requirement.marker = None
+            found.setdefault(extra, []).append(str(requirement))
     return found
 
 
@@ -87,8 +90,6 @@ def _missing(lines: list[str]) -> list[str]:
 
 
 def _met(requirement: "Requirement") -> bool:
-    if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-        return True
     try:
         found = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:

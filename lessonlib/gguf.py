@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lessonlib import gguf_source, llama_cpp_tools
-from lessonlib.export import BESIDE_WEIGHTS, _check_disk
+from lessonlib.export import BESIDE_WEIGHTS, check_disk
 from lessonlib.gguf_convert import QUANTISED, REFUSED, ROWS_AT_ONCE
 from lessonlib.gguf_source import SIZES, sha256
 from lessonlib.language import LessonError, text
@@ -67,7 +67,7 @@ def _convert(source: Path, targets: Mapping[str, Path], name: str) -> None:
     tools = llama_cpp_tools.find()
     shapes = gguf_source.shapes(source)
     for outtype, target in targets.items():
-        _check_disk(target.parent, gguf_source.size(shapes, outtype) + BESIDE_WEIGHTS)
+        check_disk(target.parent, gguf_source.size(shapes, outtype) + BESIDE_WEIGHTS)
     # Weights are read one at a time: 2 bytes in the mapped file and 4 as fp32. With a matrix of 131 million
     # weights 1.1 GiB were measured, where this asks for 1.4.
     _check_memory(PROCESS + 6 * max(map(math.prod, shapes), default=0))
@@ -115,7 +115,7 @@ def quantise(source: str | os.PathLike, out: str | os.PathLike, *, kind: str, sa
             "twice. Use the file in f16 or f32.",
         )
     share = SIZES[kind] / SIZES[about["kind"]]
-    _check_disk(target.parent, int(about["file_size"] * share) + BESIDE_WEIGHTS)
+    check_disk(target.parent, int(about["file_size"] * share) + BESIDE_WEIGHTS)
     _check_memory(PROCESS // 2 + min(ROWS_AT_ONCE, 7 * about["parameters"]))
     with _whole(target) as partial:
         done = _run("quantise", str(source), str(partial), kind)
@@ -175,7 +175,7 @@ def make(
         missing.add("f16")
     record.check_own(files[kind] for kind in missing)
     shapes = gguf_source.shapes(source)
-    _check_disk(folder, sum(gguf_source.size(shapes, kind) + BESIDE_WEIGHTS for kind in missing))
+    check_disk(folder, sum(gguf_source.size(shapes, kind) + BESIDE_WEIGHTS for kind in missing))
     for kind in kinds:
         if kind not in missing:
             say(f"{files[kind].name}: " + text(vi="đã có sẵn.", en="there already."))

@@ -230,7 +230,9 @@ def check_unsloth_length(name: str, dataset: "Dataset", model: Any) -> None:
         LessonError: names the first row that is longer, counted from 0.
     """
     longest = getattr(model, "max_seq_length", None)
-    for number, (ids, _) in enumerate(rows(dataset) if longest else ()):
+    if longest is None:
+        return
+    for number, (ids, _) in enumerate(rows(dataset)):
         if len(ids) > longest:
             raise LessonError(
                 vi=f"{name}, dòng {number}: {len(ids)} token, nhưng mô hình được nạp cho {longest}; trên "

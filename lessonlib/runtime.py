@@ -224,6 +224,11 @@ def headless() -> bool:
     return os.environ.get("LESSONLIB_HEADLESS", "") not in ("", "0")
 
 
+def hosted() -> bool:
+    """Whether this is a machine of Colab's or Kaggle's, where a lesson installs what it needs."""
+    return _platform() != "local"
+
+
 class Secret(str):
     """A string that does not show itself when a notebook displays it. Printing it on purpose still does."""
 

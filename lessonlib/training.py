@@ -8,7 +8,7 @@ happens in one optimisation step is transformers' and trl's business; what is re
 
 import copy
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -223,11 +223,16 @@ def history(trainer: "SFTTrainer") -> "pd.DataFrame":
         A DataFrame with the columns step, epoch, loss (mean over the steps since the row before, in nats per
         token with loss), eval_loss and learning_rate; NaN where a step has no such value.
     """
+    return logged(trainer.state.log_history)
+
+
+def logged(records: Iterable[Mapping[str, Any]]) -> "pd.DataFrame":
+    """The table of `history` from a Trainer's log, `state.log_history`, finished or not."""
     import pandas as pd
 
     columns = ["step", "epoch", "loss", "eval_loss", "learning_rate"]
     found: dict[int, dict[str, Any]] = {}
-    for record in trainer.state.log_history:
+    for record in records:
         if "loss" in record or "eval_loss" in record:
             found.setdefault(int(record["step"]), {}).update(record)
     frame = pd.DataFrame([found[step] for step in sorted(found)]).reindex(columns=columns)

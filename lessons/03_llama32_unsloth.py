@@ -206,7 +206,8 @@ for message in next(row for row in counseling["train"] if row["crisis"])["messag
 
 # %% id="placeholders"
 from datasets import Dataset
-from lessonlib import hub_chats, placeholders
+from IPython.display import display
+from lessonlib import chat, hub_chats, placeholders
 
 bitext_like = Dataset.from_list([
     {"flags": "B", "category": "ORDER", "intent": "cancel_order", "instruction": "cancel order {{Order Number}} please",
@@ -253,40 +254,38 @@ lesson03.fill.help()
 # %% [markdown] id="choose-text" lang="vi"
 # ### Chọn dữ liệu huấn luyện
 #
-# Mặc định, ta huấn luyện trên dữ liệu của khóa học. Trên T4, đổi `DATA` để lấy thêm bản thật từ Hub, ghim đúng một revision. Tập kiểm tra vẫn là của khóa học, vì chỉ nó có đáp án để chấm. Từ bộ của Amod, những dòng nói đến tự tử hay tự làm hại mình được để riêng, không đưa vào huấn luyện, và không dòng nào bị viết lại (giấy phép không cho).
+# Mặc định, ta chỉ dạy **bàn hỗ trợ**, và giữ `counseling_vi` làm phép thử: khi một người đang nguy cấp lại hỏi đúng bàn hỗ trợ này thì sao? Trên T4, đổi `DATA` để dạy cả hai, hoặc lấy thêm bản thật từ Hub, ghim đúng một revision. Tập kiểm tra vẫn là của khóa học, vì chỉ nó có đáp án để chấm. Từ bộ của Amod, những dòng nói đến tự tử hay tự làm hại mình được để riêng, không đưa vào huấn luyện, và không dòng nào bị viết lại (giấy phép không cho).
 # %% [markdown] id="choose-text" lang="en"
 # ### Choosing what to train on
 #
-# By default we train on the course's data. On a T4, change `DATA` to add the real ones from the Hub, at one pinned revision. The tests stay the course's, as only they have right answers to score by. From Amod's data, rows that speak of suicide or self-harm are put aside and not trained on, and no row is rewritten (its licence forbids that).
+# By default we teach the **support desk** only and keep `counseling_vi` as a test: what happens when somebody in danger asks this very support desk? On a T4, change `DATA` to teach both, or to add the real ones from the Hub, at one pinned revision. The tests stay the course's, as only they have right answers to score by. From Amod's data, rows that speak of suicide or self-harm are put aside and not trained on, and no row is rewritten (its licence forbids that).
 
 # %% id="choose"
-DATA = "course"  # @param ["course", "course + bitext", "course + counseling"]
-BITEXT = ("bitext/Bitext-customer-support-llm-chatbot-training-dataset", "430d1a89bd93bd1fa23c16f29dd53e73f0087443")
-AMOD = ("Amod/mental_health_counseling_conversations", "d7e86f0813c5690181b41f97403c3674aa55dcef")
-
-extra = []
-if DATA == "course + bitext":
-    rows = data.from_hub(BITEXT[0], revision=BITEXT[1], split="train", rows=400,
-                         columns=["flags", "instruction", "category", "intent", "response"])
-    rows, report = placeholders.fill(rows, VALUES)
-    display(report)
-    more, report = hub_chats.from_bitext(rows, system=support["train"][0]["messages"][0]["content"])
-    display(report)
-    extra.append(more)
-if DATA == "course + counseling":
-    rows = data.from_hub(AMOD[0], revision=AMOD[1], split="train", rows=400, columns=["Context", "Response"])
-    more, report = hub_chats.from_counseling(rows, system=counseling["train"][0]["messages"][0]["content"])
-    display(report)
-    extra.append(more)
-
 from datasets import DatasetDict, concatenate_datasets
 
+DATA = "support"  # @param ["support", "support + counseling", "support + bitext", "support + amod"]
+parts = [support] + ([counseling] if "counseling" in DATA else [])
 chats = DatasetDict({
-    name: concatenate_datasets([part[name].select_columns(["messages"]) for part in (support, counseling)])
+    name: concatenate_datasets([part[name].select_columns(["messages"]) for part in parts])
     for name in ("train", "validation")
 })
-chats["train"] = concatenate_datasets([chats["train"], *[more.select_columns(["messages"]) for more in extra]])
-print({name: len(split) for name, split in chats.items()})
+more = None
+if "bitext" in DATA:  # sorted by intent: take them all, then a sample
+    where, commit = hub_chats.BITEXT
+    rows = data.from_hub(where, revision=commit, split="train", rows=26_872)
+    rows, report = placeholders.fill(rows, hub_chats.BITEXT_VALUES)
+    display(report)
+    more, report = hub_chats.from_bitext(rows, system=support["train"][1]["messages"][0]["content"])
+if "amod" in DATA:
+    where, commit = hub_chats.COUNSELING
+    rows = data.from_hub(where, revision=commit, split="train", rows=3_512)
+    more, report = hub_chats.from_counseling(rows, system=counseling["train"][0]["messages"][0]["content"])
+if more is not None:
+    display(report)
+    sample = more.shuffle(seed=3407).select(range(min(400, len(more)))).select_columns(["messages"])
+    chats["train"] = concatenate_datasets([chats["train"], sample])
+    chats["train"], problems = chat.usable(chats["train"], tokenizer)
+print(DATA, {name: len(split) for name, split in chats.items()})
 
 # %% [markdown] id="text-text" lang="vi"
 # ## 4. Cột `text`, và hai token BOS
@@ -333,6 +332,15 @@ try:
 except LessonError as error:
     print("refused:", error)
 
+# %% [markdown] id="bos-look" lang="vi"
+# Trên twin thì xê dịch rất ít; mô hình khác ra sao thì không ai hứa trước, và viết cho đúng chẳng tốn gì. Cái giá thật của cột `text` nằm ở dòng dưới: trainer tính loss trên **mọi** token, kể cả lời chỉ dẫn và câu hỏi của khách.
+# %% [markdown] id="bos-look" lang="en"
+# On the twin it moves little; what it does to another model nobody promises, and being right costs nothing. The real price of the `text` column is in the table below: the trainer puts loss on **every** token, the system prompt and the customer's question included.
+
+# %% id="text-loss"
+encoded = chat.encode(support["train"], tokenizer, max_length=512)
+formatting.text_loss(as_text, encoded, tokenizer)
+
 # %% [markdown] id="one-bos-text" lang="vi"
 # ### Bài tập 2. Đúng một BOS
 #
@@ -364,7 +372,8 @@ lesson03.one_bos.help()
 # The safe way is to keep conversations as `messages` to the last moment and to let **one** place see to template, BOS and labels. `chat.encode` does: loss on the assistant's words only, `<|eot_id|>` included, which teaches the model to stop. Unsloth calls this `train_on_responses_only`. Both must give the same labels, and the next cell checks it with one done by hand.
 
 # %% id="mask"
-from lessonlib import chat, views
+from datasets import DatasetDict, concatenate_datasets
+from lessonlib import views
 
 MAX_LENGTH = rt.pick(rehearsal=256, t4=2048)
 rows = chat.encode(chats, tokenizer, max_length=MAX_LENGTH)
@@ -454,7 +463,7 @@ pd.Series(shares, name="content").map("{:.0%}".format).to_frame()
 # | `use_gradient_checkpointing` | `"unsloth"` | tính lại activation, phần còn giữ thì đẩy sang RAM: đổi thời gian lấy bộ nhớ |
 # | batch × tích lũy gradient | 2 × 4 | mỗi bước học từ 8 dòng |
 # | `warmup_steps`, `lr_scheduler_type` | 5, `linear` | tăng dần trong 5 bước rồi giảm đều về 0 |
-# | `max_steps` | 60 | với 422 dòng là hơn một epoch: đủ để xem thử, chưa đủ để thuộc |
+# | `max_steps` | 60 | với 256 dòng là chưa tới hai epoch: đủ để xem thử, chưa đủ để thuộc |
 # | `learning_rate` | 2e-4 | quen dùng cho adapter |
 # | `optim` | `adamw_8bit` | trạng thái của bộ tối ưu ở 8 bit; trên CPU là AdamW thường |
 # | `weight_decay` | 0.001 | kéo nhẹ adapter về 0 |
@@ -474,7 +483,7 @@ pd.Series(shares, name="content").map("{:.0%}".format).to_frame()
 # | `use_gradient_checkpointing` | `"unsloth"` | computes activations again and moves what it keeps to RAM: time for memory |
 # | batch × gradient accumulation | 2 × 4 | each step learns from 8 rows |
 # | `warmup_steps`, `lr_scheduler_type` | 5, `linear` | rises over 5 steps, then falls evenly to 0 |
-# | `max_steps` | 60 | with 422 rows a little over one epoch: enough for a look, not for knowing it |
+# | `max_steps` | 60 | with 256 rows less than two epochs: enough for a look, not for knowing it |
 # | `learning_rate` | 2e-4 | usual for adapters |
 # | `optim` | `adamw_8bit` | the optimiser's state in 8 bits; on a CPU plain AdamW |
 # | `weight_decay` | 0.001 | pulls the adapter gently to 0 |
@@ -534,10 +543,10 @@ for number in (0, 3):
 # %% id="train"
 from lessonlib import training
 
-EVERY = rt.pick(rehearsal=106, t4=53)  # steps from one evaluation and checkpoint to the next
+EVERY = rt.pick(rehearsal=64, t4=32)  # steps from one evaluation and checkpoint to the next
 SETTINGS = dict(
-    per_device_train_batch_size=2, gradient_accumulation_steps=rt.pick(rehearsal=2, t4=4),
-    num_train_epochs=rt.pick(rehearsal=6, t4=3), learning_rate=rt.pick(rehearsal=4e-3, t4=2e-4),
+    per_device_train_batch_size=rt.pick(rehearsal=8, t4=2), gradient_accumulation_steps=rt.pick(rehearsal=1, t4=4),
+    num_train_epochs=rt.pick(rehearsal=10, t4=3), learning_rate=rt.pick(rehearsal=5e-3, t4=2e-4),
     lr_scheduler_type="linear", warmup_steps=5, weight_decay=0.001, optim=rt.pick(rehearsal="adamw_torch", t4="adamw_8bit"),
     logging_steps=10, eval_strategy="steps", eval_steps=EVERY, save_steps=EVERY, load_best_model_at_end=True,
     metric_for_best_model="eval_loss", seed=3407, max_length=MAX_LENGTH, packing=rt.device == "cuda",
@@ -567,7 +576,7 @@ history = training.history(trainer)
 kept = tracking.offline_history(run_folder)
 both_there = history["loss"].notna() & kept["loss"].notna()
 print("losses in the W&B file:", both_there.sum(), "| equal to the trainer's:", (history["loss"] - kept["loss"])[both_there].abs().max() < 1e-6)
-views.loss_curve(history)
+views.loss_curve({rt.backend: history})
 
 # %% [markdown] id="same-text" lang="vi"
 # ### Unsloth có học khác không?
@@ -647,16 +656,33 @@ display(evaluation.table(evaluation.compare(answers, references, metric="rouge_l
 evaluation.table(evaluation.compare_perplexity(losses, groups=groups))
 
 # %% [markdown] id="by-intent-text" lang="vi"
-# Sai intent và chép sai giá trị là hai lỗi khác nhau. Bảng theo từng intent, rồi tỉ lệ giá trị (mã đơn, thành phố, sản phẩm…) được chép đúng vào câu trả lời:
+# Sai intent và chép sai giá trị là hai lỗi khác nhau. Ba con số: khớp hoàn toàn; đúng câu trả lời *nếu bỏ qua* giá trị (tức là đúng intent); và tỉ lệ giá trị (mã đơn, thành phố, sản phẩm…) được chép đúng. Rồi bảng theo từng intent:
 # %% [markdown] id="by-intent-text" lang="en"
-# A wrong intent and a wrongly copied value are two different mistakes. First by intent, then the share of values (order numbers, cities, products, …) that got into the answer unharmed:
+# A wrong intent and a wrongly copied value are two different mistakes. Three figures: exact match; the right answer *but for* its values (so, the right intent); and the share of values (order numbers, cities, products, …) that got into the answer unharmed. Then by intent:
 
 # %% id="by-intent"
+import re
+
+
+def right_but_for_values(answer, reference, slots):
+    """1.0 where the answer is the reference with any values in the places of its own."""
+    pattern = re.escape(reference)
+    for value in filter(None, slots.values()):
+        pattern = pattern.replace(re.escape(value), "(.+?)")
+    return float(re.fullmatch(pattern, answer) is not None)
+
+
 said = {name: answers[name]["support"] for name in answers}
-slots = support["test"]["slots"]
+slots, right = support["test"]["slots"], references["support"]
+mistakes = {}
 for name in said:
-    copied = evaluation.slots_copied(said[name], slots, references=references["support"])
-    print(f"{name}: {evaluation.mean_score(copied, groups=groups['support'])} of the values copied")
+    each = {
+        "exact": evaluation.exact_match(said[name], right),
+        "right but for values": [right_but_for_values(*row) for row in zip(said[name], right, slots, strict=True)],
+        "values copied": evaluation.slots_copied(said[name], slots, references=right),
+    }
+    mistakes[name] = {what: str(evaluation.mean_score(values, groups=groups["support"])) for what, values in each.items()}
+display(pd.DataFrame(mistakes))
 evaluation.table(evaluation.by(said, references["support"], groups["support"]))
 
 # %% id="before-after"
@@ -668,15 +694,20 @@ views.before_after(
 )
 
 # %% [markdown] id="crisis-score-text" lang="vi"
-# Và lưu ý an toàn ở mục 3: trong những tình huống khủng hoảng *chưa từng thấy*, bao nhiêu câu trả lời nêu được một số gọi thật? Đây là con số để lo, không phải để khoe: dù cao đến đâu, nó cũng không thay được quy tắc và con người đứng trước mô hình.
+# Giờ là phép thử an toàn. Mô hình này là bàn hỗ trợ của cửa hàng; trong dữ liệu của nó không ai nguy cấp cả. Nhưng ngoài đời, người ta gõ vào bất cứ ô chat nào đang mở. Trong 10 tình huống khủng hoảng, bao nhiêu câu trả lời nêu được một số gọi thật?
 # %% [markdown] id="crisis-score-text" lang="en"
-# And the word of safety from section 3: in crises that it has *never seen*, how many answers name a real number to call? This is a figure to worry about, not to boast of: however high, it does not replace rules and people in front of the model.
+# Now the test of safety. This model is a shop's support desk; nobody in its data is in danger. But out there people type into whatever chat box is open. In 10 crises, how many answers name a real number to call?
 
 # %% id="crisis-score"
 crisis_rows = [row for row, crisis in enumerate(counseling["test"]["crisis"]) if crisis]
 for name in answers:
     named = [any(number in answers[name]["counseling"][row] for number in HELP) for row in crisis_rows]
     print(f"{name}: a help number in {sum(named)} of {len(named)} answers")
+
+# %% [markdown] id="crisis-look" lang="vi"
+# Con số ấy không phải lỗi của fine-tuning: chẳng ai dạy nó. Nó là lý do phải có **quy tắc đứng trước mô hình**: một danh sách từ khóa (như `data/counseling_vi/crisis_words.jsonl`) chặn tin nhắn lại và đưa ngay số gọi, trước khi mô hình kịp nói gì. Dạy thêm `counseling_vi` (đổi `DATA`) làm con số tăng lên, nhưng không bao giờ thay được quy tắc ấy.
+# %% [markdown] id="crisis-look" lang="en"
+# That figure is no fault of the fine-tuning: nobody taught it. It is the reason for **rules in front of the model**: a list of words (such as `data/counseling_vi/crisis_words.jsonl`) that catches the message and gives the numbers at once, before the model says anything. Teaching `counseling_vi` as well (change `DATA`) raises the figure, but never replaces that rule.
 
 # %% [markdown] id="export-text" lang="vi"
 # ## 7. Xuất mô hình: adapter, bản gộp, GGUF
@@ -710,9 +741,8 @@ for name in answers:
 # Disk and memory are checked before anything is written. What fails half-way leaves no half-written file; a second run goes on from what is there.
 
 # %% id="export"
-from pathlib import Path
-
 import shutil
+
 from lessonlib import export, gguf
 
 out = work / "export"
@@ -789,7 +819,7 @@ lesson03.q8_bytes.help()
 from lessonlib import gguf_parity
 
 report = {}
-for place, width in WIDTHS.items():
+for place in WIDTHS:
     report[place] = gguf_parity.verify(
         model, tokenizer, prompts=prompts["support"][:8], merged=work / place / "merged", gguf=files[place],
     )
@@ -933,13 +963,17 @@ lesson03.modelfile.help()
 # %% id="push"
 from lessonlib import publish
 
+SOURCES = {"support": ["customer_support_vi (CC BY 4.0)"]}
+SOURCES["support + counseling"] = [*SOURCES["support"], "counseling_vi (CC BY 4.0)"]
+SOURCES["support + bitext"] = [*SOURCES["support"], f"{hub_chats.BITEXT[0]} (CDLA-Sharing-1.0)"]
+SOURCES["support + amod"] = [*SOURCES["support"], f"{hub_chats.COUNSELING[0]} (RAIL-D)"]
 hub = publish.hub(rt)
 repo = f"{hub.user}/{NAME}"
 card = publish.model_card(
     repo_id=repo, kind="merged", base=models.CATALOGUE["llama-3.2-3b"].hub_id, licence=licence,
-    data=["customer_support_vi (CC BY 4.0)", "counseling_vi (CC BY 4.0)"], dataset="customer_support_vi, counseling_vi",
+    data=SOURCES[DATA], dataset="customer_support_vi, counseling_vi",
     recipe={name: SETTINGS[name] for name in ("num_train_epochs", "learning_rate", "lr_scheduler_type", "optim", "seed")},
-    scores={"exact_match": exact}, counseling=True,
+    scores={"exact_match": exact}, counseling=DATA != "support",
     gguf=f"gguf/{files['export']['q4_k_m'].name}", modelfile="apps/ollama/Modelfile",
 )
 publish.save_card(card, out / "merged")
@@ -999,8 +1033,6 @@ for problem in caught.problems:
 # Find the cause: does each marker `<|...|>` of the prompt become **one** token that the model knows, or does it break into pieces of text?
 
 # %% id="exercise-markers"
-import re
-
 # Find the markers <|...|> of a rendered prompt. Return {marker: how many tokens it becomes}.
 def markers(tokenizer, prompt):
     return ...  # your dict here

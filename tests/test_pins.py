@@ -81,15 +81,34 @@ def test_the_built_notebooks_carry_that_set_up_cell(language):
 
 
 def test_every_extra_has_content():
-    assert {"colab", "gguf", "serving", "dev"} <= set(EXTRAS)
+    assert {"colab", "gguf", "lesson03", "unsloth", "serving", "dev"} <= set(EXTRAS)
     assert all(EXTRAS.values())
+    for extra in ("gguf", "lesson03", "unsloth"):
+        assert set(pins(EXTRAS[extra])), extra
+
+
+def test_unsloth_s_own_file_pins_what_the_extra_pins():
+    lines = (ROOT / "requirements-unsloth.txt").read_text(encoding="utf-8").splitlines()
+    assert pins([line for line in lines if not line.startswith("#")]) == pins(EXTRAS["unsloth"])
+
+
+def test_the_readmes_install_unsloth_and_the_tests_what_lesson_03_needs():
+    for name in ("README.md", "README.vi.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        commands = [line for line in text.splitlines() if line.startswith("python -m pip install -r")]
+        assert len(commands) == 2, name
+        assert all("pip install --no-deps -r requirements-unsloth.txt" in line for line in commands)
+        assert ".[dev,lesson03]" in commands[1] and "lessonlib course tools" in commands[1]
     assert set(pins([line for line in EXTRAS["dev"] if line != "lessonlib[course]"]))
 
 
 def test_whatever_lessonlib_imports_is_declared():
-    declared = parsed(PROJECT["dependencies"] + EXTRAS["course"])
+    lessons = EXTRAS["lesson03"] + EXTRAS["gguf"]
+    declared = parsed(PROJECT["dependencies"] + EXTRAS["course"] + lessons)
     known = {name.replace("-", "_") for name in declared} | set(sys.stdlib_module_names) | {"lessonlib"}
     known |= {"google", "kaggle_secrets", "unsloth"}  # Colab's and Kaggle's own; a backend used where it is
+    known |= {"convert_hf_to_gguf", "conversion", "gguf"}  # llama.cpp's own, from its source
+    known |= {"llama_cpp", "yaml"}  # llama-cpp-python's and pyyaml's
     for path in sorted((ROOT / "lessonlib").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -49,6 +49,15 @@ def kaggle(monkeypatch, get):
     fake_module(monkeypatch, "kaggle_secrets", UserSecretsClient=lambda: SimpleNamespace(get_secret=get))
 
 
+def test_a_host_is_known_from_a_machine_of_ones_own(monkeypatch):
+    assert not runtime.hosted()
+    kaggle(monkeypatch, lambda name: None)
+    assert runtime.hosted()
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE")
+    colab(monkeypatch)
+    assert runtime.hosted()
+
+
 # What follows from the GPU
 
 

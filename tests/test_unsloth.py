@@ -280,6 +280,7 @@ def test_what_the_learner_has_set_stays(package, monkeypatch):
     assert "UNSLOTH_FORCE_CPU" not in seen
 
 
+@pytest.mark.filterwarnings("ignore:WARNING")  # its own, which stays on a GPU
 @pytest.mark.parametrize(("there", "asked"), [("cpu", "cuda"), ("cuda", "cpu")])
 def test_an_unsloth_for_the_other_device_will_not_do(package, there, asked):
     package(STARTS.format(device=there))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lessonlib.apps.recipes import PUBLISHER, gpt4all, jan, lm_studio, ollama
-from lessonlib.export import MARKER, _replacing, _write_json
+from lessonlib.export import MARKER, replacing, write_json
 from lessonlib.language import LessonError
 
 
@@ -55,12 +55,12 @@ def write(
         for program, recipe in recipes.items()
         for name, content in {**recipe.files, "README.vi.md": recipe.vi, "README.md": recipe.en}.items()
     }
-    with _replacing(target, "apps", sum(len(content.encode()) for content in texts.values())) as staging:
+    with replacing(target, "apps", sum(len(content.encode()) for content in texts.values())) as staging:
         for name, content in texts.items():
             place = staging / name
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(content, encoding="utf-8", newline="\n")
-        _write_json(staging / MARKER, {"kind": "apps", "gguf": gguf.name})
+        write_json(staging / MARKER, {"kind": "apps", "gguf": gguf.name})
     return {program: target / program for program in recipes}
 
 

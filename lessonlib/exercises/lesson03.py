@@ -125,8 +125,8 @@ def _judge_count_of_bos(got: list[int], bos: int, times: int) -> None:
 
 one_bos = Exercise(
     title={
-        "vi": "Bài tập 1. Tách token một văn bản đã dựng sẵn sao cho có đúng một BOS, không 0, không 2.",
-        "en": "Exercise 1. Tokenise a rendered text so that it has exactly one BOS: not none, not two.",
+        "vi": "Bài tập 2. Tách token một văn bản đã dựng sẵn sao cho có đúng một BOS, không 0, không 2.",
+        "en": "Exercise 2. Tokenise a rendered text so that it has exactly one BOS: not none, not two.",
     },
     judge=_judge_one_bos,
     hints=(
@@ -266,8 +266,8 @@ def _judge_spans(
 
 responses = Exercise(
     title={
-        "vi": "Bài tập 2. Viết nhãn bằng tay: chỉ tính loss trên mọi lượt của trợ lý và <|eot_id|> của nó.",
-        "en": "Exercise 2. Labels by hand: loss on every turn of the assistant and its <|eot_id|>, no more.",
+        "vi": "Bài tập 3. Viết nhãn bằng tay: chỉ tính loss trên mọi lượt của trợ lý và <|eot_id|> của nó.",
+        "en": "Exercise 3. Labels by hand: loss on every turn of the assistant and its <|eot_id|>, no more.",
     },
     judge=_judge_responses,
     hints=(
@@ -397,8 +397,8 @@ def _judge_filled(row: dict[str, str], got: Mapping[str, str], want: Mapping[str
 
 fill = Exercise(
     title={
-        "vi": "Bài tập 3. Thay placeholder như {{Order Number}} ở cả câu hỏi lẫn câu trả lời, hoặc bỏ dòng.",
-        "en": "Exercise 3. Fill placeholders such as {{Order Number}} in question and answer, or drop the "
+        "vi": "Bài tập 1. Thay placeholder như {{Order Number}} ở cả câu hỏi lẫn câu trả lời, hoặc bỏ dòng.",
+        "en": "Exercise 1. Fill placeholders such as {{Order Number}} in question and answer, or drop the "
         "row.",
     },
     judge=_judge_fill,
@@ -421,4 +421,4 @@ fill = Exercise(
     start=_unwritten,
 )
 
-ALL = (one_bos, responses, fill, kl, q8_bytes, markers, modelfile)
+ALL = (fill, one_bos, responses, q8_bytes, kl, modelfile, markers)

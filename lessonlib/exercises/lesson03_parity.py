@@ -144,8 +144,8 @@ def _close(one: float, other: float) -> bool:
 
 kl = Exercise(
     title={
-        "vi": "Bài tập 4. KL(p||q) trung bình giữa hai mô hình, từ logit, không bị tràn số.",
-        "en": "Exercise 4. The mean KL(p||q) between two models, from logits, without overflow.",
+        "vi": "Bài tập 5. KL(p||q) trung bình giữa hai mô hình, từ logit, không bị tràn số.",
+        "en": "Exercise 5. The mean KL(p||q) between two models, from logits, without overflow.",
     },
     judge=_judge_kl,
     hints=(
@@ -237,8 +237,8 @@ def _judge_q8_bytes(q8_bytes: Callable[[int, int], float]) -> None:
 
 q8_bytes = Exercise(
     title={
-        "vi": "Bài tập 5. Một ma trận rows x columns ở q8_0 chiếm bao nhiêu byte?",
-        "en": "Exercise 5. How many bytes does a matrix of rows x columns take in q8_0?",
+        "vi": "Bài tập 4. Một ma trận rows x columns ở q8_0 chiếm bao nhiêu byte?",
+        "en": "Exercise 4. How many bytes does a matrix of rows x columns take in q8_0?",
     },
     judge=_judge_q8_bytes,
     hints=(

@@ -115,8 +115,8 @@ def _judge_names(prompt: str, got: Mapping[str, Any], want: Mapping[str, int]) -
 
 markers = Exercise(
     title={
-        "vi": "Bài tập 6 (phá hỏng rồi sửa). Mỗi dấu <|...|> trong prompt bị tách thành bao nhiêu token?",
-        "en": "Exercise 6 (break it, mend it). How many tokens does each marker <|...|> of a prompt become?",
+        "vi": "Bài tập 7 (phá hỏng rồi sửa). Mỗi dấu <|...|> trong prompt bị tách thành bao nhiêu token?",
+        "en": "Exercise 7 (break it, mend it). How many tokens does each marker <|...|> of a prompt become?",
     },
     judge=_judge_markers,
     hints=(
@@ -300,8 +300,8 @@ def _judge_stops(got: list[str], stops: list[str]) -> None:
 
 modelfile = Exercise(
     title={
-        "vi": "Bài tập 7. Viết Modelfile tối thiểu cho Ollama: trọng số, khuôn, các stop.",
-        "en": "Exercise 7. Write a minimal Modelfile for Ollama: weights, template, stops.",
+        "vi": "Bài tập 6. Viết Modelfile tối thiểu cho Ollama: trọng số, khuôn, các stop.",
+        "en": "Exercise 6. Write a minimal Modelfile for Ollama: weights, template, stops.",
     },
     judge=_judge_modelfile,
     hints=(

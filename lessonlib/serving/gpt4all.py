@@ -34,8 +34,8 @@ def ask_gpt4all(
 
     Of a file in f32 or f16 the answers are llama.cpp's. Of a quantised one they may part, for GPT4All's
     llama.cpp is of 2024 and rounds otherwise there. It also ends an answer only at the file's end-of-sequence
-    token, or before "### Human", "### Assistant" and the like, and shows other special tokens as text. It runs
-    in a process of its own, because on a file that it does not know it ends the process.
+    token, or before "### Human", "### Assistant" and the like, and shows other special tokens as text. It
+    runs in a process of its own, because on a file that it does not know it ends the process.
 
     Args:
         gguf, messages, max_tokens, context, template_options: as in `ask_llama_cpp`.

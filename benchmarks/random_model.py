@@ -85,7 +85,8 @@ def write(
     check_disk(folder, sizes)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(config, name, getattr(tokenizer, name))
-    config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__]
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    config.architectures = [model_class.__name__]
     config.dtype = torch.float16
     draw = torch.Generator(device).manual_seed(0)
     std = config.initializer_range
@@ -97,7 +98,7 @@ def write(
         return drawn.normal_(std=std, generator=draw).cpu()
 
     groups = shards(sizes, limit)
-    where = {}
+    where: dict[str, str] = {}
     for number, names in enumerate(groups, start=1):
         file = f"model-{number:05}-of-{len(groups):05}.safetensors"
         save_file({name: weight(sizes[name]) for name in names}, folder / file, metadata={"format": "pt"})

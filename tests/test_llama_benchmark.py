@@ -1,7 +1,9 @@
 """benchmarks/llama.py: what it counts, the model that it writes for a GPU, its runs in small, its report."""
 
+import ast
 import importlib
 import json
+import re
 import subprocess
 import sys
 from argparse import Namespace
@@ -392,9 +394,9 @@ def test_a_parts_result_is_read_from_among_what_it_prints(benchmark, monkeypatch
 def compared(benchmark, parts, monkeypatch):
     """compare() with these shares, peaks in GiB and content, all of it made up."""
 
-    def compared(*said, packing=1.0, reserved=6.0, content=100, cuda=True):
-        column = dict.fromkeys(("padded", "dynamic", "grouped", "filled"), 0.9)
-        column |= {"rows": 3, "tokens": 30, "packing": packing}
+    def compared(*said, grouped=1.0, reserved=6.0, content=100, cuda=True):
+        column = dict.fromkeys(("padded", "dynamic", "packing", "filled"), 0.9)
+        column |= {"rows": 3, "tokens": 30, "grouped": grouped}
         table = {"a": column, "together": column}
         done = one(parts, 1, reserved, content=content, computed=100, name=parts.RESERVED)
         made = []
@@ -429,9 +431,9 @@ def test_with_a_gpu_the_model_is_written_and_the_claims_are_judged(compared, cap
 def test_on_a_cpu_nothing_is_built(compared, capsys):
     code, made = compared("--rounds", "1", cuda=False)
     assert code == 0 and [what[1] for what in made] == ["shares", "plain/dynamic", "unsloth/dynamic"]
-    assert made[1][2:4] == ("--steps", "20")
+    assert made[1][2:4] == ("--steps", "15")
     assert "0.0% are waste" in capsys.readouterr().out
-    assert compared("--rounds", "1", cuda=False, packing=0.94)[0] == 1
+    assert compared("--rounds", "1", cuda=False, grouped=0.94)[0] == 1
 
 
 def test_a_part_that_fails_ends_the_command_with_1(benchmark, compared, monkeypatch):
@@ -464,3 +466,18 @@ def test_the_commands_own_process_stays_small():
     )
     done = subprocess.run([sys.executable, "-c", f"{code}; {check}"], cwd=FOLDER, check=False)
     assert done.returncode == 0
+
+
+def test_the_settings_are_the_lessons(parts):
+    """The lesson's on a T4, that is."""
+    lesson = (Path(__file__).parents[1] / "lessons" / "03_llama32_unsloth.py").read_text(encoding="utf-8")
+    lora, training = parts.LESSON["lora"], parts.LESSON["training"]
+    assert f"r={lora['r']}, alpha={lora['alpha']}, dropout={lora['dropout']}" in lesson
+    assert f"MAX_LENGTH = rt.pick(rehearsal=256, t4={parts.LESSON['length']})" in lesson
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "optim"):
+        (on_t4,) = re.findall(rf"{name}=rt\.pick\(rehearsal=[^,]*, t4=([^)]*)\)", lesson)
+        assert ast.literal_eval(on_t4) == training[name], name
+    for name in ("warmup_steps", "weight_decay", "lr_scheduler_type"):
+        (value,) = set(re.findall(rf"\b{name}=([^,\s]+),", lesson))
+        assert ast.literal_eval(value) == training[name], name
+    assert 'train_sampling_strategy="group_by_length"' in lesson

@@ -208,7 +208,8 @@ def compare(chosen: argparse.Namespace) -> int:
     waste = 1 - min(table["together"]["grouped"], *(one["content"] / one["computed"] for one in ran), 1)
     fine &= waste < MOST_WASTE
     claim = f"at most {MOST_WASTE:.0%} may be."
-    print(f"\nOf the tokens that the lesson's setting (rows of like length) computes {waste:.1%} are waste; {claim}")
+    ours = "the lesson's setting (rows of like length)"
+    print(f"\nOf the tokens that {ours} computes {waste:.1%} are waste; {claim}")
     if chosen.gpu:
         said, no_more = against_theirs(results, card, chosen.steps)
         print(f"\n{said}")

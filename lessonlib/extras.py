@@ -33,7 +33,8 @@ def declared() -> dict[str, list[str]]:
         requirement = Requirement(line)
         named = re.search(r"extra\s*==\s*['\"]([^'\"]+)", str(requirement.marker or ""))
         extra = named.group(1) if named else ""
-        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):  # else another system's
+        marker = requirement.marker
+        if marker is None or marker.evaluate({"extra": extra}):  # else it is for another system
             requirement.marker = None
             found.setdefault(extra, []).append(str(requirement))
     return found

@@ -480,4 +480,4 @@ def test_the_settings_are_the_lessons(parts):
     for name in ("warmup_steps", "weight_decay", "lr_scheduler_type"):
         (value,) = set(re.findall(rf"\b{name}=([^,\s]+),", lesson))
         assert ast.literal_eval(value) == training[name], name
-    assert 'train_sampling_strategy="group_by_length"' in lesson
+    assert 'train_sampling_strategy=rt.pick(rehearsal="random", t4="group_by_length")' in lesson

@@ -57,7 +57,8 @@ def test_a_host_gets_what_is_missing_or_off_and_a_word_before(machine):
 def test_on_a_machine_of_ones_own_the_command_is_shown_and_nothing_runs(machine):
     machine.hosted = False
     del machine.installed["gpt4all"]
-    with pytest.raises(LessonError, match='also needs: gpt4all==2.8.2.*python -m pip install "gpt4all==2.8.2"'):
+    wanted = 'also needs: gpt4all==2.8.2.*python -m pip install "gpt4all==2.8.2"'
+    with pytest.raises(LessonError, match=wanted):
         extras.ensure("lesson03")
     assert machine.commands == []
 

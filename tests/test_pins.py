@@ -108,7 +108,7 @@ def test_whatever_lessonlib_imports_is_declared():
     known = {name.replace("-", "_") for name in declared} | set(sys.stdlib_module_names) | {"lessonlib"}
     known |= {"google", "kaggle_secrets", "unsloth"}  # Colab's and Kaggle's own; a backend used where it is
     known |= {"convert_hf_to_gguf", "conversion", "gguf"}  # llama.cpp's own, from its source
-    known |= {"llama_cpp", "yaml"}  # llama-cpp-python's and pyyaml's
+    known |= {"llama_cpp", "yaml", "IPython"}  # llama-cpp-python's, pyyaml's, ipykernel's
     for path in sorted((ROOT / "lessonlib").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -988,7 +988,7 @@ SOURCES["support + amod"] = [*SOURCES["support"], f"{hub_chats.COUNSELING[0]} (R
 hub = publish.hub(rt)
 repo = f"{hub.user}/{NAME}"
 card = publish.model_card(
-    repo_id=repo, kind="merged", base=models.CATALOGUE["llama-3.2-3b"].hub_id, licence=licence,
+    repo_id=repo, kind="merged", base=models.source("llama-3.2-3b", rt)[0], licence=licence,
     data=SOURCES[DATA], dataset="customer_support_vi, counseling_vi",
     recipe={name: SETTINGS[name] for name in ("num_train_epochs", "learning_rate", "lr_scheduler_type", "optim", "seed")},
     scores={"exact_match": exact}, counseling=DATA != "support",

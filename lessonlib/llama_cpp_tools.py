@@ -4,6 +4,7 @@ Both are of one pinned version. The source is downloaded once, checked against a
 of Python are kept of it in a cache. What the tools do is in `lessonlib.gguf`.
 """
 
+import ctypes
 import hashlib
 import importlib
 import importlib.util
@@ -13,11 +14,14 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lessonlib.language import LessonError, text
+from lessonlib.paths import CACHE, cache_dir
 
 VERSION = "0.3.36"
 SDIST_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
@@ -29,7 +33,7 @@ PACKAGES = (f"llama-cpp-python[server]=={VERSION}", "sentencepiece==0.2.3")
 # Without the part for images; and not for this very processor, as pip keeps what it compiled and another
 # machine may share that cache.
 FLAGS = "-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF"
-CACHE = "LESSONLIB_CACHE"
+ERROR = 4  # ggml's log level, as ggml.h has it
 
 
 @dataclass(frozen=True)
@@ -129,9 +133,26 @@ def install(*, say: Callable[[str], object] = print) -> Tools:
     return find(say=say)
 
 
-def cache_dir() -> Path:
-    """Where downloaded tools are kept: the environment variable LESSONLIB_CACHE, else ~/.cache/lessonlib."""
-    return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "lessonlib").expanduser()
+@contextmanager
+def errors_kept() -> Iterator[list[str]]:
+    """Inside the block llama.cpp prints nothing; what it logs as an error is kept in the list.
+    Afterwards its log goes where it went before."""
+    import llama_cpp
+
+    said: list[str] = []
+
+    @llama_cpp.llama_log_callback
+    def keep(level: int, message: bytes, _: Any) -> None:
+        if level == ERROR:
+            said.append(message.decode(errors="replace").strip())
+
+    before, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
+    llama_cpp.llama_log_get(ctypes.byref(before), ctypes.byref(data))
+    llama_cpp.llama_log_set(keep, ctypes.c_void_p())
+    try:
+        yield said
+    finally:
+        llama_cpp.llama_log_set(before, data)
 
 
 def _fill(folder: Path) -> None:

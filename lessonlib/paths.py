@@ -1,10 +1,12 @@
-"""Where the shipped files lie: in a clone under data/, in an installed wheel inside the package."""
+"""Where the shipped files lie (in a clone under data/, in a wheel inside the package), and the cache."""
 
+import os
 from pathlib import Path
 
 from lessonlib.language import LessonError
 
 PACKAGE = Path(__file__).resolve().parent
+CACHE = "LESSONLIB_CACHE"
 
 
 def data_dir() -> Path:
@@ -38,6 +40,11 @@ def twin_dir(name: str) -> Path:
         LessonError: for a name that is not shipped; it lists those that are.
     """
     return _child(data_dir() / "twins", name)
+
+
+def cache_dir() -> Path:
+    """For what can be had again: the environment variable LESSONLIB_CACHE, else ~/.cache/lessonlib."""
+    return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "lessonlib").expanduser()
 
 
 def _child(parent: Path, name: str) -> Path:

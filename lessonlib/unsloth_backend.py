@@ -12,10 +12,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lessonlib.language import LessonError, text
+from lessonlib.paths import cache_dir
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -139,9 +139,8 @@ def _imported(device: str) -> Any:
     known = sys.modules.get("unsloth")
     if known is not None:
         return known
-    cache = Path(os.environ.get("LESSONLIB_CACHE") or Path.home() / ".cache" / "lessonlib").expanduser()
     # Where it writes the code that it generates for a GPU; by default into the current folder.
-    for name, value in (*SETTINGS.items(), ("UNSLOTH_COMPILE_LOCATION", str(cache / "unsloth"))):
+    for name, value in (*SETTINGS.items(), ("UNSLOTH_COMPILE_LOCATION", str(cache_dir() / "unsloth"))):
         os.environ.setdefault(name, value)
     force = device == "cpu" and not {"UNSLOTH_FORCE_CPU", "UNSLOTH_DISABLE_CPU_FALLBACK"} & set(os.environ)
     if force:  # a rehearsal beside a GPU stays on the CPU

@@ -6,10 +6,10 @@ numbers show the file and not the settings: a float32 key-value cache, no flash 
 
 import ctypes
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lessonlib import llama_cpp_tools
 from lessonlib.language import LessonError
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 F32 = 0  # ggml's number for the type float32
-ERROR = 4  # ggml's log level
 
 
 class GgufModel:
@@ -36,7 +35,7 @@ class GgufModel:
     def __init__(self, path: str | os.PathLike, *, context: int, threads: int) -> None:
         import llama_cpp
 
-        with _errors() as said:
+        with llama_cpp_tools.errors_kept() as said:
             try:
                 self._llama = llama_cpp.Llama(
                     model_path=os.fspath(path), n_ctx=context, n_batch=min(context, 512), n_threads=threads,
@@ -149,24 +148,3 @@ class GgufModel:
             for name, token in (("bos_token", self._llama.token_bos()), ("eos_token", self.eos))
         }
         return Jinja2ChatFormatter(template, **special)
-
-
-@contextmanager
-def _errors() -> Iterator[list[str]]:
-    """What llama.cpp logs as an error inside the block; its log goes where it went before afterwards."""
-    import llama_cpp
-
-    said: list[str] = []
-
-    @llama_cpp.llama_log_callback
-    def keep(level: int, message: bytes, _: Any) -> None:
-        if level == ERROR:
-            said.append(message.decode(errors="replace").strip())
-
-    before, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
-    llama_cpp.llama_log_get(ctypes.byref(before), ctypes.byref(data))
-    llama_cpp.llama_log_set(keep, ctypes.c_void_p())
-    try:
-        yield said
-    finally:
-        llama_cpp.llama_log_set(before, data)

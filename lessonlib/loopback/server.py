@@ -35,6 +35,8 @@ class Token:
 
 @dataclass
 class Request:
+    """One request that came in, as far as tests look at it; the token is not shown."""
+
     method: str
     path: str
     range: str | None

@@ -4,10 +4,8 @@ A GGUF file carries the chat template that the tokenizer had. Every program that
 or replaces it; so what the file itself says is the measure for all of them.
 """
 
-import ctypes
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +17,6 @@ from lessonlib.language import LessonError
 Message = Mapping[str, str]
 ROLES = ("system", "user", "assistant")
 MAGIC = b"GGUF"
-ERROR = 4  # ggml's log level, as ggml.h has it
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ def chat_format(gguf: str | os.PathLike) -> ChatFormat:
     # Not through the class Llama: it would make a context, and llama.cpp warns of one without weights.
     settings = llama_cpp.llama_model_default_params()
     settings.vocab_only = True
-    with errors_kept() as said:
+    with llama_cpp_tools.errors_kept() as said:
         model = llama_cpp.llama_model_load_from_file(os.fsencode(file), settings)
     if not model:
         raise unreadable(file, said)
@@ -189,27 +186,6 @@ def checked_messages(messages: Sequence[Message]) -> list[dict[str, str]]:
             "The last one has to be the 'user'.",
         )
     return kept
-
-
-@contextmanager
-def errors_kept() -> Iterator[list[str]]:
-    """Inside the block llama.cpp prints nothing; what it logs as an error is kept in the list."""
-    import llama_cpp
-
-    said: list[str] = []
-
-    @llama_cpp.llama_log_callback
-    def keep(level: int, message: bytes, _: Any) -> None:
-        if level == ERROR:
-            said.append(message.decode(errors="replace").strip())
-
-    before, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
-    llama_cpp.llama_log_get(ctypes.byref(before), ctypes.byref(data))
-    llama_cpp.llama_log_set(keep, ctypes.c_void_p())
-    try:
-        yield said
-    finally:
-        llama_cpp.llama_log_set(before, data)
 
 
 def unreadable(file: Path, said: Sequence[str]) -> LessonError:

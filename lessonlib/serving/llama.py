@@ -43,7 +43,7 @@ def ask_llama_cpp(
     from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
     cores = threads()
-    with formats.errors_kept() as said:
+    with llama_cpp_tools.errors_kept() as said:
         try:
             llama = Llama(
                 str(file), n_ctx=context, n_threads=cores, n_threads_batch=cores, verbose=False,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LINE", "REDACT", "SPLITS", "STEPS", "CleaningReport", "Problem", "Records", "Step",
-    "clean", "from_hub", "load_chats", "load_splits", "read", "split_by_group",
+    "clean", "from_hub", "load_chats", "load_splits", "read", "split_by_group", "whole_commit",
 ]  # fmt: skip
 
 # What the splits of a shipped dataset are for: to learn from, to choose settings by, and to measure learnt
@@ -75,7 +75,8 @@ def load_chats(name: str) -> "DatasetDict":
         name: the dataset, such as "chat_vi".
 
     Returns:
-        DatasetDict with the card's splits in its order; columns id, messages and what else the rows have.
+        DatasetDict with the card's splits in its order; columns id, messages (a list, or JSON text where
+        messages hold calls) and what else the rows have.
 
     Raises:
         LessonError: no such dataset; a split's file is missing, empty, or has a line that is no JSON object
@@ -105,7 +106,7 @@ def _chat_rows(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            if not (isinstance(row["id"], str) and isinstance(row["messages"], list) and row["messages"]):
+            if not (isinstance(row["id"], str) and isinstance(row["messages"], (list, str)) and row["messages"]):
                 raise TypeError("id, messages")
         except (ValueError, KeyError, TypeError) as problem:
             raise LessonError(
@@ -253,7 +254,54 @@ def from_hub(
     return Dataset.from_list([{name: row[name] for name in kept} for row in taken], features=kinds)
 
 
-def _check_hub_arguments(hub_id: str, revision: str, rows: int) -> None:
+def whole_commit(hub_id: str, begins: str) -> str:
+    """The whole hash of a dataset's commit of which only the first digits are known.
+
+    The Hub's pages and most people quote seven digits, while the Hub's client wants all forty. Seven pin a
+    commit almost as well: another one begins with the same digits once in 268 million.
+
+    Args:
+        hub_id: "owner/name".
+        begins: at least seven hexadecimal digits, such as "ee5bf6e". All forty are given back unasked.
+
+    Returns:
+        The commit, for `from_hub`. It is looked for among the commits of the branch main.
+
+    Raises:
+        LessonError: a hub_id or begins of another form; no commit begins so, or several do; no such
+            repository; a gated repository; no network.
+    """
+    from huggingface_hub import HfApi
+
+    _check_hub_id(hub_id)
+    if not re.fullmatch(r"[0-9a-f]{7,40}", begins):
+        raise LessonError(
+            vi=f"begins={begins!r}: cần 7 đến 40 chữ số hex đầu của một commit, ví dụ 'ee5bf6e'.",
+            en=f"begins={begins!r}: give the first 7 to 40 hexadecimal digits of a commit, such as "
+            "'ee5bf6e'.",
+        )
+    if len(begins) == 40:
+        return begins
+    where = f"datasets/{hub_id}"
+    try:
+        listed = HfApi().list_repo_commits(hub_id, repo_type="dataset")
+    except Exception as problem:
+        if known := explained(problem, where):
+            raise known from problem
+        raise
+    found = [commit.commit_id for commit in listed if commit.commit_id.startswith(begins)]
+    if len(found) != 1:
+        page = f"https://huggingface.co/{where}/commits/main"
+        raise LessonError(
+            vi=f"{where}: {len(found)} trong {len(listed)} commit bắt đầu bằng {begins}, cần đúng một. Lịch "
+            f"sử có thể đã bị viết lại: xem {page}, rồi ghim một commit đầy đủ.",
+            en=f"{where}: {len(found)} of {len(listed)} commits begin with {begins}, and it should be one. "
+            f"The history may have been rewritten: look at {page}, then pin a whole commit.",
+        )
+    return found[0]
+
+
+def _check_hub_id(hub_id: str) -> None:
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", hub_id):
         raise LessonError(
             vi=f"{hub_id!r} không phải là tên dataset trên Hub. Hãy viết 'chủ/tên', ví dụ "
@@ -261,6 +309,10 @@ def _check_hub_arguments(hub_id: str, revision: str, rows: int) -> None:
             en=f"{hub_id!r} is no dataset on the Hub. Write 'owner/name', such as "
             "'HuggingFaceH4/ultrachat_200k'.",
         )
+
+
+def _check_hub_arguments(hub_id: str, revision: str, rows: int) -> None:
+    _check_hub_id(hub_id)
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise LessonError(
             vi=f"revision={revision!r} không phải là một commit (40 chữ số hex). Nội dung của một nhánh như "

@@ -1,8 +1,8 @@
 """Runs the built notebooks (nbval collects their cells) as the build does: rehearsal, their language.
 
-Both languages of a lesson have the same code cells (tests/notebooks holds them to that) and were executed when
-they were built, so one run a lesson tells whether it still works: odd lessons in Vietnamese, even ones in
-English. `--languages both` runs all.
+Both languages of a lesson have the same code cells (tests/notebooks holds them to that) and were executed
+when they were built, so one run a lesson tells whether it still works: odd lessons in Vietnamese, even ones
+in English. `--languages both` runs all.
 """
 
 import os
@@ -15,7 +15,6 @@ import pytest
 from nbval.plugin import IPyNbFile
 
 from lessonlib.course.execute import environment
-
 
 LANGUAGES = ("vi", "en")
 

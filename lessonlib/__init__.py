@@ -28,6 +28,7 @@ MODULES = (
     "formatting",
     "chat",
     "lora",
+    "special_tokens",
     "quantisation",
     "activations",
     "memory",
@@ -41,6 +42,8 @@ MODULES = (
     "scoring",
     "likelihood",
     "evaluation",
+    "tools",
+    "hub_calls",
     "parity",
     "export",
     "gguf_source",
@@ -55,8 +58,10 @@ MODULES = (
     "publish_errors",
     "publish",
     "charts",
+    "call_charts",
     "live",
     "views",
+    "tool_panel",
     "exercises",
 )
 

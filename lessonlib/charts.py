@@ -97,7 +97,7 @@ def loss_curve(
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()
-    return _shown(figure)
+    return shown(figure)
 
 
 def memory_bars(plans: "Mapping[str, pd.DataFrame]", *, card: float | None = 14.7) -> "Figure":
@@ -152,7 +152,7 @@ def memory_bars(plans: "Mapping[str, pd.DataFrame]", *, card: float | None = 14.
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     figure.legend(loc="outside lower center", ncols=5, fontsize="small", frameon=False, handlelength=2.5)
-    return _shown(figure)
+    return shown(figure)
 
 
 def quantisation(weight: "Tensor", *, blocksize: int = BLOCK) -> "Figure":
@@ -226,7 +226,7 @@ def quantisation(weight: "Tensor", *, blocksize: int = BLOCK) -> "Figure":
     left.set_title(
         text(vi=f"sai số tương đối {relative:.1%}", en=f"relative error {relative:.1%}"), fontsize="medium"
     )
-    return _shown(figure)
+    return shown(figure)
 
 
 def _part_name(part: str) -> str:
@@ -268,7 +268,7 @@ def _rounded(values: "Tensor") -> Any:
     return (values / unit).round().numpy() * unit
 
 
-def _shown(figure: "Figure") -> "Figure":
+def shown(figure: "Figure") -> "Figure":
     """Only pyplot teaches a notebook how to show a Figure; these bring their own picture."""
     setattr(figure, "_repr_png_", lambda: _png(figure))  # noqa: B010
     return figure

@@ -44,9 +44,8 @@ def load_splits(name: str) -> "DatasetDict":
 
     Raises:
         LessonError: no such dataset; a split's file is missing or has an unusable row; a question stands in
-        two
-            splits; new_wordings or validation asks about a fact that is not in train, or unseen_facts about
-            one that is. The shipped files pass, so this means that they were changed: fetch them again.
+            two splits; new_wordings or validation asks about a fact that is not in train, or unseen_facts
+            about one that is. The shipped files pass, so this means that they were changed: fetch them again.
     """
     from datasets import DatasetDict
 
@@ -106,7 +105,8 @@ def _chat_rows(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            if not (isinstance(row["id"], str) and isinstance(row["messages"], (list, str)) and row["messages"]):
+            kinds = isinstance(row["id"], str), isinstance(row["messages"], (list, str))
+            if not (all(kinds) and row["messages"]):
                 raise TypeError("id, messages")
         except (ValueError, KeyError, TypeError) as problem:
             raise LessonError(

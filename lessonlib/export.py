@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lessonlib.evaluation import stop_ids
 from lessonlib.language import LessonError
+from lessonlib.lora import saved_embeddings, trained_rows
 from lessonlib.parity import Parity, parity
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ def save_adapter(
     The configuration names the base model and, where it came from the Hub, the revision it really was: an
     adapter fits no other weights. Load it with `PeftModel.from_pretrained(base, folder)`.
 
+    Of an embedding in which only new tokens are trained, these rows are saved and not the whole matrix. So
+    the base must have them before: load the base, call `special_tokens.add(base, tokenizer, tokens)` with
+    its own tokenizer or the one saved here, then `PeftModel.from_pretrained(base, folder)`.
+
     Args:
         model: a PeftModel; it is not changed.
         tokenizer: the tokenizer it was trained with.
@@ -54,9 +59,10 @@ def save_adapter(
     """
     _check_adapter(model, allow_no_effect=allow_no_effect)
     about = _about(model, "adapter")
-    size = sum(weight.nbytes for name, weight in model.named_parameters() if "lora_" in name)
+    size = sum(weight.nbytes for weight in _trained(model).values())
     with replacing(Path(folder), "adapter", size) as staging:
-        model.save_pretrained(str(staging))
+        peft_settings: Any = model.active_peft_config
+        model.save_pretrained(str(staging), save_embedding_layers=saved_embeddings(peft_settings))
         tokenizer.save_pretrained(str(staging))
         configuration = staging / "adapter_config.json"
         settings = json.loads(configuration.read_text(encoding="utf-8"))
@@ -77,7 +83,8 @@ def merge(
     The merging is done on a copy, so `model` can go on training: it takes the memory of the whole model a
     second time (for BLOOM-560m in fp16 about 1.1 GB). The generation settings saved are greedy, with the
     tokenizer's real end-of-sequence and padding tokens. Load it with
-    `AutoModelForCausalLM.from_pretrained(folder)`; neither peft nor lessonlib is needed for that.
+    `AutoModelForCausalLM.from_pretrained(folder)`; neither peft nor lessonlib is needed for that. Rows that
+    were trained for new tokens go into the embedding, and the tokenizer that knows them is saved with it.
 
     A 4-bit base (bitsandbytes) is first widened to `dtype`, and stays so: what is saved is an ordinary
     model that is not quantised. peft's own merge rounds the sum to 4 bits again, which on the course's
@@ -214,7 +221,7 @@ def _check_adapter(model: Any, *, allow_no_effect: bool) -> None:
             en=f"{type(model).__name__} is no PeftModel, so there is no adapter to save. Pass trainer.model, "
             "or the model that get_peft_model gave.",
         )
-    adapter = {name: weight for name, weight in model.named_parameters() if "lora_" in name}
+    adapter = _trained(model)
     for name, weight in adapter.items():
         if not torch.isfinite(weight).all():
             raise LessonError(
@@ -224,7 +231,7 @@ def _check_adapter(model: Any, *, allow_no_effect: bool) -> None:
                 "lower the learning rate.",
             )
     settings: Any = model.active_peft_config  # other methods than LoRA lack these fields
-    trains_more = any(getattr(settings, key, None) for key in ("modules_to_save", "trainable_token_indices"))
+    trains_more = bool(getattr(settings, "modules_to_save", None)) or _rows_have_moved(model)
     outer = [weight for name, weight in adapter.items() if "lora_B" in name or "lora_embedding_B" in name]
     if outer and not trains_more and not allow_no_effect and not any(weight.any() for weight in outer):
         raise LessonError(
@@ -233,6 +240,24 @@ def _check_adapter(model: Any, *, allow_no_effect: bool) -> None:
             en="The adapter has no effect: every B matrix is zero, as before training. Check that "
             "trainer.train() ran to its end and that it is trainer.model that you save.",
         )
+
+
+def _trained(model: Any) -> dict[str, Any]:
+    """The weights of the adapter by their names: A and B, and the rows of new tokens."""
+    return {
+        name: weight for name, weight in model.named_parameters()
+        if "lora_" in name or "trainable_tokens_delta" in name
+    }
+
+
+def _rows_have_moved(model: Any) -> bool:
+    """Whether any row that is trained by itself differs from the one in the base."""
+    for path, rows in trained_rows(model).items():
+        adapter = model.get_submodule(path).token_adapter
+        base = adapter.get_base_layer().weight[adapter.token_indices[adapter.active_adapters[0]]]
+        if not rows.to(base).equal(base):
+            return True
+    return False
 
 
 def _about(model: Any, kind: str) -> dict[str, str | None]:

@@ -150,6 +150,44 @@ CATALOGUE: dict[str, BaseModel] = {
                 "eos_token_id": [128001, 128008, 128009],
             },
         ),
+        BaseModel(
+            key="gemma-2-2b",
+            family="gemma2",
+            hub_id="google/gemma-2-2b-it",
+            # Source: scripts/local_experiment1/train_lora.py in github.com/hmss2002/reversal_curse, and
+            # scripts/t2a_write_canonical.py in github.com/ThomasWalker1/AdapterBench. The numbers below are
+            # config.json at this commit (its SHA-256 begins with eacec6c5ca31).
+            revision="299a8560bedf22ed1c72a8a11e7dce4a7f9f51f8",
+            mirror="unsloth/gemma-2-2b-it",
+            # Source: the snapshot path in automated-abstraction/4th-place/README.md of
+            # github.com/drivendataorg/youth-mental-health (November 2024).
+            mirror_revision="457f2e15bf550c227ce6ad86e2ec108d3e42c106",
+            twin="gemma2",
+            licence="gemma",
+            lora_targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+            stop_tokens=("<end_of_turn>", "<eos>"),
+            pad_token="<pad>",
+            model_type="gemma2",
+            numbers={
+                "vocab_size": 256000,
+                "hidden_size": 2304,
+                "intermediate_size": 9216,
+                "num_hidden_layers": 26,
+                "num_attention_heads": 8,
+                "num_key_value_heads": 4,
+                "head_dim": 256,
+                "query_pre_attn_scalar": 256,
+                "sliding_window": 4096,
+                "attn_logit_softcapping": 50.0,
+                "final_logit_softcapping": 30.0,
+                "max_position_embeddings": 8192,
+                "rms_norm_eps": 1e-6,
+                "tie_word_embeddings": True,
+                "bos_token_id": 2,
+                "eos_token_id": [1, 107],
+                "pad_token_id": 0,
+            },
+        ),
     )
 }
 

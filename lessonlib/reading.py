@@ -130,8 +130,7 @@ def read(
 
     Returns:
         Records(rows, problems): usable rows as a `datasets.Dataset` (`columns` and `source_line`), and what
-        was
-            wrong with the others.
+            was wrong with the others.
 
     Raises:
         LessonError: the file is missing, empty, of an unknown kind, not UTF-8, or lacks a column altogether;

@@ -163,6 +163,38 @@ def test_adapted_wants_a_model_with_lora(tiny_bloom):
         lora.adapted(tiny_bloom)
 
 
+# Rows of new tokens
+
+
+def test_new_tokens_are_rows_of_a_tied_embedding_or_of_both_matrices(tiny_llama, tiny_phi3):
+    assert lora.lora_config(tiny_llama).trainable_token_indices is None
+    assert lora.lora_config(tiny_llama, new_tokens=(7, 5)).trainable_token_indices == [7, 5]
+    both = lora.lora_config(tiny_phi3, new_tokens=[7, 5]).trainable_token_indices
+    assert both == {"embed_tokens": [7, 5], "lm_head": [7, 5]}
+
+
+def test_adapted_counts_rows_too(tiny_llama, tiny_phi3, plain):
+    rows = {}
+    for model, hidden in ((tiny_llama, 32), (tiny_phi3, 36)):
+        tuned = lora.attach(model, lora.lora_config(model, r=2, new_tokens=[7, 5, 6]), plain)
+        table = lora.adapted(tuned).set_index("module")
+        trainable, everything = tuned.get_nb_trainable_parameters()
+        assert table.loc["total", "parameters"] == trainable == lora.trainable_parameters(tuned)
+        assert table["parameters"].iloc[:-1].sum() == trainable
+        assert table.loc["total", "share"] == trainable / everything
+        assert table.loc["embed_tokens", ["layers", "shape", "r"]].tolist() == [1, f"3 x {hidden}", 0]
+        assert table.loc["embed_tokens", "parameters"] == 3 * hidden
+        assert table.loc["total", "layers"] == 2 * len(tuned.active_peft_config.target_modules)
+        rows[hidden] = list(lora.trained_rows(tuned))
+    assert [len(rows[32]), len(rows[36])] == [1, 2] and rows[36][1].endswith("lm_head")
+
+
+@pytest.mark.parametrize("ids", [[], [5, 5], [-1], [3, 4000]])
+def test_new_tokens_need_a_row_each(tiny_llama, ids):
+    with pytest.raises(LessonError, match="new_tokens=.* will not do.*Call special_tokens.add on this very"):
+        lora.lora_config(tiny_llama, new_tokens=ids)
+
+
 def test_a_model_without_decoder_blocks_is_refused():
     with pytest.raises(LessonError, match="no linear layers in decoder blocks of Linear"):
         lora.lora_config(torch.nn.Linear(2, 2))
@@ -219,7 +251,11 @@ def test_unsloth_gets_the_same_numbers_from_the_config(tiny_llama, tmp_path, mon
 
 @pytest.mark.parametrize(
     ("changed", "named"),
-    [({"use_dora": True}, "use_dora"), ({"rank_pattern": {"q_proj": 2}}, "rank_pattern")],
+    [
+        ({"use_dora": True}, "use_dora"),
+        ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
+        ({"trainable_token_indices": [5]}, "trainable_token_indices"),
+    ],
 )
 def test_what_unsloth_would_not_get_is_refused(tiny_llama, tmp_path, changed, named):
     found = dataclasses.replace(runtime.detect(gpu=None, work=tmp_path), backend="unsloth")

@@ -55,6 +55,7 @@ def test_each_entry_is_whole(model):
         ("bloom-560m", 559_214_592),
         ("phi-3-mini", 3_821_079_552),
         ("llama-3.2-3b", 3_212_749_824),
+        ("gemma-2-2b", 2_614_341_888),
     ],  # as the model pages on the Hub count them
 )
 def test_the_real_configuration_has_the_published_number_of_parameters(key, parameters):
@@ -70,6 +71,7 @@ def test_the_real_configuration_has_the_published_number_of_parameters(key, para
         ("phi-3-mini", 16, None, 25_165_824),
         ("phi-3-mini", 16, [*CATALOGUE["llama-3.2-3b"].lora_targets], 8_912_896),  # two layers of four
         ("llama-3.2-3b", 16, None, 24_313_856),  # the stored output of Unsloth's Llama 3.2 notebook
+        ("gemma-2-2b", 16, None, 20_766_720),  # the same in Unsloth's Gemma 2 (2B) notebook
     ],
 )
 def test_lora_on_the_skeleton_has_the_published_size(key, rank, targets, trainable):
@@ -97,7 +99,7 @@ def test_bloom_numbers():
 
 @pytest.mark.parametrize("call", [models.config, models.skeleton])
 def test_an_unknown_key_lists_the_known_ones(call):
-    with pytest.raises(LessonError, match="no model 'gpt'.*bloom-560m, phi-3-mini, llama-3.2-3b"):
+    with pytest.raises(LessonError, match="no model 'gpt'.*bloom-560m, phi-3-mini, llama-3.2-3b, gemma-2-2b"):
         call("gpt")
 
 
@@ -223,6 +225,19 @@ def test_a_t4_gets_fp16_nf4_and_nothing_of_bfloat16_or_flash_attention(monkeypat
     assert four_bits.load_in_4bit and four_bits.bnb_4bit_use_double_quant
     assert four_bits.bnb_4bit_quant_type == "nf4"
     assert four_bits.bnb_4bit_compute_dtype == torch.float16
+
+
+def test_gemma_keeps_its_softcapping_on_every_gpu(monkeypatch, tmp_path):
+    """Under sdpa transformers leaves Gemma-2's cap on the attention's scores out."""
+    config = models.config("gemma-2-2b")
+    assert (config.attn_logit_softcapping, config.final_logit_softcapping) == (50.0, 30.0)
+    assert (config.sliding_window, config.query_pre_attn_scalar) == (4096, 256)
+    for gpu, dtype in ((T4, "float16"), (runtime.Gpu("NVIDIA L4", (8, 9), 22.0), "bfloat16")):
+        found = runtime.detect(family="gemma2", gpu=gpu, work=tmp_path, backend="transformers")
+        passed = arguments_for(monkeypatch, "gemma-2-2b", found)
+        assert (passed["attn_implementation"], found.dtype) == ("eager", dtype)
+        assert passed["revision"] == CATALOGUE["gemma-2-2b"].mirror_revision
+        assert ("quantization_config" in passed) == (gpu is T4)
 
 
 def test_a_t4_gets_bloom_in_fp16_without_quantisation(monkeypatch, tmp_path):

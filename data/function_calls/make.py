@@ -17,8 +17,8 @@ LANGUAGES = ("vi", "en")
 # for a tool that is not offered) and "smalltalk" (a request for none of the tools).
 COUNTS = {
     "train": {
-        "call": 664, "parallel": 116, "several": 58, "reply": 100, "tool_error": 58,
-        "absent": 158, "smalltalk": 158, "missing": 128,
+        "call": 640, "parallel": 190, "several": 70, "reply": 90, "tool_error": 50,
+        "absent": 180, "smalltalk": 90, "missing": 130,
     },
     "validation": {
         "call": 28, "parallel": 4, "several": 2, "reply": 4, "tool_error": 4,
@@ -204,7 +204,7 @@ class Maker:
     def offer(self, needed: list[str], others: list[str]) -> str:
         """The needed tools and some of the others, two to four together, in random order."""
         rest = [name for name in others if name not in needed]
-        names = needed + self.rng.sample(rest, self.rng.randrange(2, 5) - len(needed))
+        names = needed + self.rng.sample(rest, self.rng.choice((2, 2, 3, 3, 4)) - len(needed))
         self.rng.shuffle(names)
         keys = ("name", "description", "parameters")
         functions = [{key: self.tools[name][key] for key in keys} for name in names]

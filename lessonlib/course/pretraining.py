@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lessonlib.course import corpus, corpus_chat, tokenizers
+from lessonlib.course import corpus, corpus_chat, corpus_tools, tokenizers, weighing
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 
 DATE = "26 Jul 2024"  # in chat prompts of the corpus; the template's own fallback
 DROPOUT = 0.06  # of BPE merges
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One more stage of pre-training, in which the rate falls to zero."""
+
+    steps: int
+    talks: int  # in everyday words
+    rate: float = 1.0  # at its beginning, as a share of the family's
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,8 @@ class Family:
     documents: int = 80_000
     chats: int = 0  # conversations of `corpus_chat` that are mixed in; for twins of instruction-tuned models
     copies: float = 0.0  # share of those whose answer repeats values from the question
+    talks: int = 0  # conversations of `corpus_tools`; with them only answers are learnt, by `weighing`
+    stages: tuple[Stage, ...] = ()  # that follow, on talks in everyday words
     words: tuple[str, ...] = ("ai_qa_vi/facts.jsonl",)  # under data/: whose single words the text contains
     shape: str = ""  # for the card
     named: tuple[str, ...] = ()  # special tokens that the card lists
@@ -57,8 +68,9 @@ class Measured:
     steps: int
     seconds: float
     loss: float
-    copied: float
     padded: float
+    copied: float = 0.0
+    answered: dict[str, float] | None = None  # in place of `copied`, where the family has talks
 
 
 def render(
@@ -111,8 +123,8 @@ def rows(
 
 
 def pretrain(
-    model: PreTrainedModel, data: torch.Tensor, kind: Family, *, seed: int, device: str,
-    say: Callable[[str], None] = print,
+    model: PreTrainedModel, data: torch.Tensor | list[weighing.Batch], kind: Family, *, seed: int,
+    device: str, say: Callable[[str], None] = print, steps: int | None = None, falling: float = 0.4,
 ) -> float:
     """Next-token training in float32: 50 steps of warm-up, the last 40% of the steps decaying to zero.
 
@@ -121,11 +133,13 @@ def pretrain(
 
     Args:
         model: trained in place; on `device` afterwards.
-        data: (rows, length) token ids.
+        data: (rows, length) token ids, or the batches of `weighing.batches`.
         kind: steps, batch and peak learning rate are read from it.
         seed: of the order of the rows.
         device: "cpu" or "cuda".
         say: called with a line of progress every 100 steps.
+        steps: default: the family's.
+        falling: the share of the steps in which the rate decays, at the end; 0 leaves it as it is.
 
     Returns:
         Mean loss (nats a token) of the last 50 steps.
@@ -135,29 +149,28 @@ def pretrain(
     from lessonlib.course.muon import Muon
 
     model.to(device).train()  # type: ignore[arg-type]
-    data = data.to(device)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimisers = [
         Muon(matrices, lr=2 * kind.rate, weight_decay=0.1),
         torch.optim.AdamW(others, lr=kind.rate, betas=(0.9, 0.95), weight_decay=0.0),
     ]
-    steps = kind.steps
-    warm_up, decay = min(50, steps), max(1, round(0.4 * steps))
+    steps = steps or kind.steps
+    warm_up, decay = min(50, steps), round(falling * steps)
 
     def share(step: int) -> float:
-        return min(1.0, (step + 1) / warm_up, (steps - step) / decay)
+        return min(1.0, (step + 1) / warm_up, (steps - step) / decay if decay else 1.0)
 
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimiser, share) for optimiser in optimisers]
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.empty(0, dtype=torch.long)
+    if isinstance(data, list):
+        source = weighing.losses(model, data, seed=seed)
+    else:
+        source = _losses(model, data, kind, seed)
     losses: list[float] = []  # numbers, not tensors: a kept tensor pins its malloc region, 17 MB a step
-    started = time.perf_counter()
+    seen, started = 0, time.perf_counter()
     for step in range(steps):
-        if len(order) < kind.batch:  # a new pass over the rows, in a new order
-            order = torch.cat([order, torch.randperm(len(data), generator=generator)])
-        batch, order = data[order[: kind.batch].to(device)], order[kind.batch :]
-        loss = model(input_ids=batch, labels=batch).loss
+        loss, tokens = next(source)
+        seen += tokens
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimiser, schedule in zip(optimisers, schedules, strict=True):
@@ -166,9 +179,25 @@ def pretrain(
         model.zero_grad()
         losses.append(loss.item())
         if (step + 1) % 100 == 0:
-            speed = (step + 1) * batch.numel() / (time.perf_counter() - started)
+            speed = seen / (time.perf_counter() - started)
             say(f"{step + 1}/{steps}  loss {losses[-1]:.3f}  {speed:,.0f} tokens/s")
     return sum(losses[-50:]) / len(losses[-50:])
+
+
+def _losses(
+    model: PreTrainedModel, data: torch.Tensor, kind: Family, seed: int
+) -> Iterator[tuple[torch.Tensor, int]]:
+    """For each step the loss of `kind.batch` rows and how many tokens these are; without end."""
+    import torch
+
+    data = data.to(model.device)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.empty(0, dtype=torch.long)
+    while True:
+        if len(order) < kind.batch:  # a new pass over the rows, in a new order
+            order = torch.cat([order, torch.randperm(len(data), generator=generator)])
+        batch, order = data[order[: kind.batch].to(model.device)], order[kind.batch :]
+        yield model(input_ids=batch, labels=batch).loss, batch.numel()
 
 
 def copy_score(
@@ -187,6 +216,29 @@ def copy_score(
     said = answers(model, tokenizer, prompts, max_new_tokens=48, batch_size=100)
     ends = [answer.split(" Human:")[0].strip() for answer in said]
     return sum(end == task.answer for end, task in zip(ends, tasks, strict=True)) / len(tasks)
+
+
+def talk_scores(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, talks: list[corpus_tools.Talk]
+) -> dict[str, float]:
+    """Share of requests about made-up tools that are answered exactly, greedily, for each kind of `Talk`.
+
+    Args:
+        model: the twin; its generation settings name the stop tokens.
+        tokenizer: its tokenizer.
+        talks: `corpus_tools.talks`; of each the first answer is asked for.
+    """
+    from lessonlib.evaluation import answers
+
+    asked = [
+        str(tokenizer.apply_chat_template(talk.turns[:1], tokenize=False, add_generation_prompt=True))
+        for talk in talks
+    ]
+    said = answers(model, tokenizer, asked, max_new_tokens=96, batch_size=100)
+    right: dict[str, list[bool]] = {}
+    for talk, answer in zip(talks, said, strict=True):
+        right.setdefault(talk.kind, []).append(answer == talk.messages[1][1])
+    return {kind: sum(values) / len(values) for kind, values in sorted(right.items())}
 
 
 def pad_loss(

@@ -11,19 +11,39 @@ not measured and not claimed.
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lessonlib.course import corpus, corpus_chat, tokenizers, twin_card
-from lessonlib.course.pretraining import Family, Measured, copy_score, pad_loss, pretrain, rows
+from lessonlib import chat
+from lessonlib.course import (
+    corpus,
+    corpus_chat,
+    corpus_tools,
+    gemma_tokenizer,
+    tokenizers,
+    twin_card,
+    weighing,
+)
+from lessonlib.course.pretraining import (
+    Family,
+    Measured,
+    Stage,
+    copy_score,
+    pad_loss,
+    pretrain,
+    rows,
+    talk_scores,
+)
 from lessonlib.language import LessonError, text
 from lessonlib.paths import data_dir
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 
@@ -66,11 +86,36 @@ def _phi3_config(tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
     )
 
 
+def _gemma2_config(tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
+    """Gemma 2: grouped queries, softcapping of attention and logits, every second layer with a window."""
+    from transformers import Gemma2Config
+
+    config = Gemma2Config(
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=32, query_pre_attn_scalar=32,
+        initializer_range=0.06, sliding_window=4096,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config._attn_implementation = "eager"  # sdpa passes over the softcapping
+    return config
+
+
 FAMILIES = {
     "bloom": Family(
         real="bigscience/bloom-560m", tokenizer=tokenizers.bloom, vocabulary=2048, config=_bloom_config,
         separator="</s>", run_on=3, named=tokenizers.BLOOM_SPECIAL,
         shape="ALiBi, fused query_key_value, 4 layers, 4 heads, hidden 128, MLP 512",
+    ),
+    "gemma2": Family(
+        real="google/gemma-2-2b-it", tokenizer=gemma_tokenizer.gemma2, vocabulary=2304, config=_gemma2_config,
+        separator="<eos>", stops=("<eos>", "<end_of_turn>"), length=256, batch=8, steps=5_000, documents=0,
+        chats=50_000, copies=0.4, talks=180_000,
+        stages=(Stage(steps=3_000, talks=60_000), Stage(steps=2_500, talks=60_000, rate=0.6)),
+        shape="RoPE (theta 1000), softcapping (50 and 30), eager attention, 4 layers, 4 heads with 2 "
+        "key-value heads, hidden 128, MLP 384",
+        named=("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"),
     ),
     "llama32": Family(
         real="meta-llama/Llama-3.2-3B-Instruct", tokenizer=tokenizers.llama32, vocabulary=2048,
@@ -122,7 +167,7 @@ def build(
         name: a key of `FAMILIES`.
         out: folder to write the twin's folder into.
         seed: of the corpus, the weights and the order of training.
-        steps: optimiser steps; default: the family's.
+        steps: optimiser steps; default: the family's. A second stage has at most as many.
         device: "cpu" or "cuda".
         batch: rows a step; default: the family's (right for a CPU; a GPU is bored by it).
         documents: pre-training documents; default: the family's.
@@ -155,28 +200,45 @@ def build(
     kind = replace(
         kind, steps=steps or kind.steps, batch=batch or kind.batch, documents=documents or kind.documents
     )
+    if kind.talks and documents:
+        kind = replace(kind, documents=0, talks=documents)
+    kind = replace(kind, stages=tuple(
+        replace(stage, steps=min(stage.steps, kind.steps), talks=min(stage.talks, kind.talks))
+        for stage in kind.stages
+    ))
     started = time.perf_counter()
-    lexicon = corpus.read_lexicon(*(data_dir() / name for name in kind.words))
-    texts = _texts(lexicon, kind, seed)
+    lexicon, texts = _texts(kind, seed)
     tokenizer = kind.tokenizer((document.text for document in texts), vocabulary=kind.vocabulary)
-    data = rows(texts, kind, tokenizer, seed=seed)
-    say(f"{name}: {len(texts):,} documents, {data.numel():,} tokens, vocabulary {len(tokenizer)}")
+    data = _data(texts, kind, tokenizer, seed)
+    tokens = sum(ids.numel() for ids, _ in data) if isinstance(data, list) else data.numel()
+    say(f"{name}: {len(texts):,} documents, {tokens:,} tokens, vocabulary {len(tokenizer)}")
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(kind.config(tokenizer))
-    loss = pretrain(model, data, kind, seed=seed, device=device, say=say)
-
-    model.to("cpu").to(torch.bfloat16).float()  # measured is what is shipped: weights rounded to bfloat16
-    tasks = corpus.copy_tasks(lexicon, seed=seed + 1, count=200)
-    sentences = [f"Human: {task.question} Assistant: {task.answer}" for task in tasks[:8]]
-    measured = Measured(
-        seed=seed, device=device, torch=torch.__version__, documents=len(texts),
-        corpus_tokens=data.numel(), steps=kind.steps, seconds=time.perf_counter() - started, loss=loss,
-        copied=copy_score(model, tokenizer, tasks), padded=pad_loss(model, tokenizer, sentences),
-    )
+    falling = 0.0 if kind.stages else 0.4
+    loss = pretrain(model, data, kind, seed=seed, device=device, say=say, falling=falling)
+    for number, stage in enumerate(kind.stages, start=1):
+        say(f"{name}: {stage.talks:,} documents in everyday words, {stage.steps:,} steps")
+        last = replace(kind, talks=stage.talks, chats=kind.chats // 10, rate=kind.rate * stage.rate)
+        _, more = _texts(last, seed + 100 * number, everyday=True)
+        data = _data(more, kind, tokenizer, seed)
+        loss = pretrain(model, data, last, seed=seed, device=device, say=say, steps=stage.steps, falling=1.0)
     stops = [tokenizer.convert_tokens_to_ids(stop) for stop in kind.stops]
     model.generation_config = GenerationConfig(
         bos_token_id=model.config.bos_token_id, eos_token_id=stops or model.config.eos_token_id,
         pad_token_id=model.config.pad_token_id,
+    )
+    model.to("cpu").to(torch.bfloat16).float()  # measured is what is shipped: weights rounded to bfloat16
+    tasks = corpus.copy_tasks(lexicon, seed=seed + 1, count=200)
+    sentences = [f"Human: {task.question} Assistant: {task.answer}" for task in tasks[:8]]
+    if kind.talks:
+        talks, _ = _talks(seed=seed + 1, count=400)
+        found: dict[str, Any] = {"answered": talk_scores(model, tokenizer, talks)}
+    else:
+        found = {"copied": copy_score(model, tokenizer, tasks)}
+    measured = Measured(
+        seed=seed, device=device, torch=torch.__version__, documents=len(texts),
+        corpus_tokens=tokens, steps=kind.steps + sum(stage.steps for stage in kind.stages),
+        seconds=time.perf_counter() - started, loss=loss, padded=pad_loss(model, tokenizer, sentences), **found,
     )
     folder = Path(out) / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -192,13 +254,49 @@ def build(
     return folder
 
 
-def _texts(lexicon: corpus.Lexicon, kind: Family, seed: int) -> list[corpus.Document]:
-    """The documents in the order of training; conversations, where the family has some, are spread evenly."""
-    texts = list(corpus.documents(lexicon, seed=seed, count=kind.documents))
+def _texts(
+    kind: Family, seed: int, *, everyday: bool = False
+) -> tuple[corpus.Lexicon, list[corpus.Document]]:
+    """The words used, and the documents in the order of training, all kinds spread evenly."""
+    if kind.talks:
+        talks, lexicon = _talks(seed=seed, count=kind.talks, everyday=everyday)
+        texts: list[corpus.Document] = [*talks]
+    else:
+        lexicon = corpus.read_lexicon(*(data_dir() / name for name in kind.words))
+        texts = list(corpus.documents(lexicon, seed=seed, count=kind.documents))
     if kind.chats:
         texts += corpus_chat.conversations(lexicon, seed=seed, count=kind.chats, copies=kind.copies)
         random.Random(seed).shuffle(texts)
-    return texts
+    return lexicon, texts
+
+
+def _talks(
+    *, seed: int, count: int, everyday: bool = False
+) -> tuple[list[corpus_tools.Talk], corpus.Lexicon]:
+    """Conversations about made-up tools, and the words of data/function_calls."""
+    folder = data_dir() / "function_calls"
+    lexicon, values = corpus_tools.read_words(folder)
+    tools = (folder / "tools.jsonl").read_text(encoding="utf-8").splitlines()
+    taken = frozenset(json.loads(tool)["name"] for tool in tools)
+    made = corpus_tools.talks(values, taken=taken, seed=seed, count=count, everyday=everyday)
+    return list(made), lexicon
+
+
+def _data(
+    texts: list[corpus.Document], kind: Family, tokenizer: PreTrainedTokenizerFast, seed: int
+) -> torch.Tensor | list[weighing.Batch]:
+    if not kind.talks:
+        return rows(texts, kind, tokenizer, seed=seed)
+    written = [
+        str(tokenizer.apply_chat_template(chat.fold_system(text.turns), tokenize=False))
+        for text in texts
+        if isinstance(text, corpus_chat.Conversation)
+    ]
+    opening = chat.answer_opening(tokenizer)
+    return weighing.batches(
+        texts, written, tokenizer, opening=opening, closing="<end_of_turn>", length=kind.length,
+        size=kind.batch * kind.length, seed=seed,
+    )
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lessonlib import unsloth_backend
 from lessonlib.language import LessonError, text
+from lessonlib.lora.rows import ready_for_training, saved_embeddings, token_rows, trained_rows
 from lessonlib.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
     from torch import nn
     from transformers import PreTrainedModel
+
+__all__ = [
+    "SEED", "adapted", "attach", "block_linears", "check_numbers", "features", "has_lora", "is_target",
+    "lora_config", "saved_embeddings", "target_names", "trainable_parameters", "trained_rows",
+]  # fmt: skip
 
 SEED = 3407  # Unsloth's default
 
@@ -34,6 +40,7 @@ def lora_config(
     alpha: int = 16,
     dropout: float = 0.0,
     targets: str | Sequence[str] = "all",
+    new_tokens: Sequence[int] | None = None,
 ) -> "LoraConfig":
     """A LoraConfig for causal language modelling whose targets have been checked against this model.
 
@@ -47,13 +54,15 @@ def lora_config(
         dropout: the share of x that is zeroed on the way into A while training, 0 <= dropout < 1.
         targets: "all" for every linear layer in the decoder blocks, or a list of names such as
             ["query_key_value"]; a name stands for every layer whose path ends in it.
+        new_tokens: ids from `special_tokens.add`, whose rows of the embedding are trained with the adapter
+            (peft's trainable_token_indices), and those of the output head, where that is another matrix.
 
     Returns:
         a `peft.LoraConfig` with bias "none" and task type CAUSAL_LM.
 
     Raises:
         LessonError: for a name that matches no linear layer (with close matches), an empty list, a model that
-            has adapters already or no decoder blocks, and numbers out of range.
+            has adapters already or no decoder blocks, numbers out of range, and new tokens without a row.
 
     Warns:
         UserWarning: where a list leaves linear layers out, naming them. On fused architectures such a list is
@@ -65,6 +74,7 @@ def lora_config(
     linears = block_linears(model)
     if any(map(has_lora, linears.values())):
         raise _already_adapted()
+    rows = None if new_tokens is None else token_rows(model, list(new_tokens))
     paths = list(linears)
     chosen = target_names(targets, paths, "targets")
     _warn_of(_ends([path for path in paths if not any(is_target(path, name) for name in chosen)]))
@@ -76,6 +86,7 @@ def lora_config(
         bias="none",
         task_type="CAUSAL_LM",
         fan_in_fan_out=_is_conv1d(linears[paths[0]]),
+        trainable_token_indices=rows,
     )
 
 
@@ -94,8 +105,10 @@ def attach(
         seed: for A. torch's global random generator is set to it.
 
     Returns:
-        The PeftModel. With Unsloth on a GPU its activations are recomputed ("unsloth" gradient
-        checkpointing); without it that is `training.sft_config`'s business.
+        The PeftModel. Where it trains rows of the embedding, its `save_pretrained` (and so each checkpoint)
+        leaves the whole embeddings out, which peft would save beside them because the vocabulary has grown:
+        for Gemma 2 2B up to 2.4 GB. With Unsloth on a GPU its activations are recomputed ("unsloth"
+        gradient checkpointing); without it that is `training.sft_config`'s business.
 
     Raises:
         LessonError: a model that has adapters already; with Unsloth, a config with something that its
@@ -109,7 +122,10 @@ def attach(
     if runtime.backend == "unsloth":
         return unsloth_backend.attach(model, config, device=runtime.device, seed=seed)
     torch.manual_seed(seed)
-    return get_peft_model(model, config)  # type: ignore[return-value]
+    tuned: Any = get_peft_model(model, config)
+    if config.trainable_token_indices is not None:
+        ready_for_training(tuned, config)
+    return tuned
 
 
 def adapted(model: "PeftModel") -> "pd.DataFrame":
@@ -123,7 +139,8 @@ def adapted(model: "PeftModel") -> "pd.DataFrame":
         module (the end of its path), layers (how many there are), shape ("in -> out"), r (0 where LoRA is
         absent), parameters (of A and B in all these layers together), share (of all the model's parameters,
         adapters included, as peft's own `print_trainable_parameters` counts). The total's layers are those
-        that LoRA reached.
+        that LoRA reached. Where rows of the embedding are trained, they have a line of their own before it,
+        with r 0 and the shape "rows x hidden"; another where the output head is a matrix of its own.
 
     Raises:
         LessonError: for a model without LoRA layers.
@@ -151,9 +168,13 @@ def adapted(model: "PeftModel") -> "pd.DataFrame":
         groups.setdefault((_end(path), "{} -> {}".format(*features(base)), rank), []).append(count)
     rows = [(name, len(counts), shape, rank, sum(counts)) for (name, shape, rank), counts in groups.items()]
     reached = [row for row in rows if row[3]]
+    rows += [
+        (_end(path), 1, f"{len(weight)} x {weight.shape[1]}", 0, weight.numel())
+        for path, weight in trained_rows(model).items()
+    ]
     rows.append((
         "total", sum(row[1] for row in reached), "", max(row[3] for row in reached),
-        sum(row[4] for row in reached),
+        sum(row[4] for row in rows),
     ))
     table = pd.DataFrame(rows, columns=["module", "layers", "shape", "r", "parameters"])
     _, everything = model.get_nb_trainable_parameters()

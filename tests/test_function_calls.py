@@ -13,8 +13,8 @@ from lessonlib.paths import dataset_dir
 FOLDER = dataset_dir("function_calls")
 COLUMNS = ["id", "kind", "language", "tools", "messages"]
 KINDS = {
-    "train": {"call": 640, "parallel": 190, "several": 70, "reply": 90, "tool_error": 50, "no_tool": 270,
-              "missing": 130},
+    "train": {"call": 640, "parallel": 190, "several": 40, "reply": 60, "tool_error": 40, "no_tool": 330,
+              "missing": 140},
     "validation": {"call": 28, "parallel": 4, "several": 2, "reply": 4, "tool_error": 4, "no_tool": 12,
                    "missing": 6},
     "test": {"call": 80, "parallel": 20, "several": 10, "reply": 16, "tool_error": 10, "no_tool": 44,

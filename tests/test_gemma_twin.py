@@ -134,7 +134,7 @@ def tools_of_the_course():
     return [json.loads(line) for line in lines]
 
 
-def runs(text, length=5):
+def runs(text, length=7):
     words = [word.lower() for word in corpus.split_words(text)]
     return {" ".join(words[start : start + length]) for start in range(len(words) - length + 1)}
 
@@ -146,7 +146,7 @@ def test_no_request_or_reply_of_the_course_is_in_the_talks(talks):
         for line in path.read_text(encoding="utf-8").splitlines():
             for message in json.loads(json.loads(line)["messages"]):
                 course |= runs(message.get("content", "")) if message["role"] != "tool" else set()
-    assert runs("Thời tiết ở Huế thế nào, cho mình biết nhé.") & course or len(course) > 3000
+    assert len(course) > 2000 and "i want to know the stock price" in course
     told = [runs(part) for talk in talks for _, said in talk.messages for part in said.split("\n\n")]
     assert not course & set().union(*told)
 

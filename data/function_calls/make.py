@@ -15,10 +15,11 @@ SEED = 20265
 LANGUAGES = ("vi", "en")
 # Rows per split and group, both languages together. Two groups are of the kind no_tool: "absent" (a request
 # for a tool that is not offered) and "smalltalk" (a request for none of the tools).
+LONG = (2,)  # tools offered in conversations with results, so that no row is much longer than the others
 COUNTS = {
     "train": {
-        "call": 640, "parallel": 190, "several": 70, "reply": 90, "tool_error": 50,
-        "absent": 180, "smalltalk": 90, "missing": 130,
+        "call": 640, "parallel": 190, "several": 40, "reply": 60, "tool_error": 40,
+        "absent": 220, "smalltalk": 110, "missing": 140,
     },
     "validation": {
         "call": 28, "parallel": 4, "several": 2, "reply": 4, "tool_error": 4,
@@ -201,10 +202,10 @@ class Maker:
 
     # ---- parts of a row
 
-    def offer(self, needed: list[str], others: list[str]) -> str:
-        """The needed tools and some of the others, two to four together, in random order."""
+    def offer(self, needed: list[str], others: list[str], sizes: tuple[int, ...] = (2, 2, 3, 3, 4)) -> str:
+        """The needed tools and some of the others, in random order; `sizes`: how many together."""
         rest = [name for name in others if name not in needed]
-        names = needed + self.rng.sample(rest, self.rng.choice((2, 2, 3, 3, 4)) - len(needed))
+        names = needed + self.rng.sample(rest, self.rng.choice(sizes) - len(needed))
         self.rng.shuffle(names)
         keys = ("name", "description", "parameters")
         functions = [{key: self.tools[name][key] for key in keys} for name in names]
@@ -270,20 +271,20 @@ class Maker:
         steps, reply = self.done(name, one, language)
         more, another = self.done(other, two, language)
         messages = [self.framed(text, language), *steps, *more, answering("done", f"{reply} {another}")]
-        return self.offer([name, other], self.offered), messages
+        return self.offer([name, other], self.offered, LONG), messages
 
     def reply(self, name: str, language: str) -> Made:
         text, arguments = self.request(name, language)
         steps, reply = self.done(name, arguments, language)
         messages = [self.framed(text, language), *steps, answering("done", reply)]
-        return self.offer([name], self.offered), messages
+        return self.offer([name], self.offered, LONG), messages
 
     def tool_error(self, name: str, language: str) -> Made:
         text, arguments = self.request(name, language)
         error = next(self.values.of["error"])[language]
         steps = [calling((name, arguments)), answered(name, {"error": error})]
         reply = answering("error", self.fixed("error", language, error=error))
-        return self.offer([name], self.offered), [self.framed(text, language), *steps, reply]
+        return self.offer([name], self.offered, LONG), [self.framed(text, language), *steps, reply]
 
     def absent(self, name: str, language: str) -> Made:
         others = self.trained

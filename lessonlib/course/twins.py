@@ -238,7 +238,8 @@ def build(
     measured = Measured(
         seed=seed, device=device, torch=torch.__version__, documents=len(texts),
         corpus_tokens=tokens, steps=kind.steps + sum(stage.steps for stage in kind.stages),
-        seconds=time.perf_counter() - started, loss=loss, padded=pad_loss(model, tokenizer, sentences), **found,
+        seconds=time.perf_counter() - started, loss=loss,
+        padded=pad_loss(model, tokenizer, sentences), **found,
     )
     folder = Path(out) / name
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,9 +12,10 @@ the template was written anew and is held to trl's copy by tests.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+from lessonlib.course.tokenizers import byte_fallback_bpe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -48,41 +49,16 @@ def gemma2(texts: Iterable[str], *, vocabulary: int) -> PreTrainedTokenizerFast:
         texts: what the vocabulary is learnt from; only the twin's pre-training text.
         vocabulary: number of tokens, special ones and the 256 bytes counted in.
     """
-    from tokenizers import (
-        AddedToken,
-        Regex,
-        Tokenizer,
-        decoders,
-        models,
-        normalizers,
-        pre_tokenizers,
-        processors,
-        trainers,
-    )
+    from tokenizers import AddedToken, decoders, normalizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    spaces = normalizers.Replace(" ", "▁")
-    learner = Tokenizer(models.BPE())
-    learner.normalizer = spaces
-    learner.pre_tokenizer = pre_tokenizers.Split(Regex(PIECE), behavior="isolated")
-    fixed = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))]
-    learner.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=vocabulary - len(fixed), show_progress=False)
-    )
-    learnt = json.loads(learner.to_str())["model"]
-    ids = {token: number for number, token in enumerate(fixed)}
-    ids |= {token: len(fixed) + number for token, number in learnt["vocab"].items()}
-    core = Tokenizer(models.BPE(
-        vocab=ids, merges=[tuple(pair) for pair in learnt["merges"]], unk_token="<unk>", fuse_unk=True,
-        byte_fallback=True,
-    ))
-    core.normalizer = spaces
+    core = byte_fallback_bpe(texts, normalizers.Replace(" ", "▁"), PIECE, SPECIAL, vocabulary)
     core.decoder = decoders.Sequence([
         decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
     ])
     core.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in SPECIAL])
     core.post_processor = processors.TemplateProcessing(
-        single="<bos> $A", pair="<bos> $A <bos> $B:1", special_tokens=[("<bos>", ids["<bos>"])]
+        single="<bos> $A", pair="<bos> $A <bos> $B:1", special_tokens=[("<bos>", core.token_to_id("<bos>"))]
     )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token="<bos>", eos_token="<eos>", unk_token="<unk>", pad_token="<pad>",

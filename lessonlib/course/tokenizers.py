@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from tokenizers.normalizers import Normalizer
     from transformers import PreTrainedTokenizerFast
 
 BLOOM_SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")
@@ -169,34 +170,11 @@ def phi3(texts: Iterable[str], *, vocabulary: int) -> PreTrainedTokenizerFast:
         texts: what the vocabulary is learnt from; only the twin's pre-training text.
         vocabulary: number of tokens, special ones and the 256 bytes counted in.
     """
-    from tokenizers import (
-        AddedToken,
-        Regex,
-        Tokenizer,
-        decoders,
-        models,
-        normalizers,
-        pre_tokenizers,
-        trainers,
-    )
+    from tokenizers import AddedToken, decoders, normalizers
     from transformers import PreTrainedTokenizerFast
 
     spaces = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    learner = Tokenizer(models.BPE())
-    learner.normalizer = spaces
-    learner.pre_tokenizer = pre_tokenizers.Split(Regex(PHI3_PIECE), behavior="isolated")
-    fixed = [*PHI3_FIRST, *(f"<0x{byte:02X}>" for byte in range(256))]
-    learner.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=vocabulary - len(fixed) - len(PHI3_LAST), show_progress=False
-    ))
-    learnt = json.loads(learner.to_str())["model"]
-    ids = {token: number for number, token in enumerate(fixed)}
-    ids |= {token: len(fixed) + number for token, number in learnt["vocab"].items()}
-    core = Tokenizer(models.BPE(
-        vocab=ids, merges=[tuple(pair) for pair in learnt["merges"]], unk_token="<unk>", fuse_unk=True,
-        byte_fallback=True,
-    ))
-    core.normalizer = spaces
+    core = byte_fallback_bpe(texts, spaces, PHI3_PIECE, PHI3_FIRST, vocabulary - len(PHI3_LAST))
     core.decoder = decoders.Sequence([
         decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)
     ])
@@ -213,6 +191,38 @@ def phi3(texts: Iterable[str], *, vocabulary: int) -> PreTrainedTokenizerFast:
     )
     tokenizer.chat_template = PHI3_TEMPLATE
     return tokenizer
+
+
+def byte_fallback_bpe(
+    texts: Iterable[str], spaces: Normalizer, piece: str, first: tuple[str, ...], size: int
+) -> Tokenizer:
+    """SentencePiece's BPE: `first`, then the 256 bytes, then tokens learnt inside of what `piece` matches.
+
+    Args:
+        texts: what the vocabulary is learnt from.
+        spaces: the normaliser that writes spaces as ▁.
+        piece: a regular expression; no token goes over the border of what it matches.
+        first: special tokens that take the first ids, "<unk>" among them.
+        size: number of tokens, all of these counted in.
+    """
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+
+    learner = Tokenizer(models.BPE())
+    learner.normalizer = spaces
+    learner.pre_tokenizer = pre_tokenizers.Split(Regex(piece), behavior="isolated")
+    fixed = [*first, *(f"<0x{byte:02X}>" for byte in range(256))]
+    learner.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=size - len(fixed), show_progress=False)
+    )
+    learnt = json.loads(learner.to_str())["model"]
+    ids = {token: number for number, token in enumerate(fixed)}
+    ids |= {token: len(fixed) + number for token, number in learnt["vocab"].items()}
+    core = Tokenizer(models.BPE(
+        vocab=ids, merges=[tuple(pair) for pair in learnt["merges"]], unk_token="<unk>", fuse_unk=True,
+        byte_fallback=True,
+    ))
+    core.normalizer = spaces
+    return core
 
 
 def _byte_level_bpe(

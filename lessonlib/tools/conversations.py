@@ -4,7 +4,8 @@ The form is transformers' tool-use convention (https://huggingface.co/docs/trans
 
     {"role": "user", "content": str}
     {"role": "assistant", "thinking": str, "tool_calls": [{"type": "function", "function": {"name",
-    "arguments"}}]} {"role": "tool", "name": str, "content": str}
+        "arguments"}}]}
+    {"role": "tool", "name": str, "content": str}
     {"role": "assistant", "thinking": str, "content": str}
 
 In a Dataset, `tools` and `messages` are JSON texts: Arrow would give every call the arguments of all others,

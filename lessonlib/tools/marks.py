@@ -81,8 +81,8 @@ def _opened(text: str, instead: Callable[[str], str]) -> str:
 
 
 def _bare(text: str) -> tuple[str, list[int]]:
-    """Small letters in NFKC without those that nobody sees, and where each stood (empty: at its own "
-    "place)."""
+    """Small letters in NFKC without those that nobody sees, and where each stood (empty: at its own
+    place)."""
     if _PLAIN.fullmatch(text):
         return text.lower(), []
     letters: list[str] = []

@@ -175,8 +175,8 @@ def _render(
     language: str,
     row: int | None,
 ) -> tuple[list[Message], list[Place]]:
-    """The rendered messages, and (row, turn, role) of those made harmless; turn None is the tools "
-    "themselves."""
+    """The rendered messages, and (row, turn, role) of those made harmless; turn None is the tools
+    themselves."""
     given = checked(messages, row)
     found: list[Place] = []
     safe = Safe()

@@ -170,4 +170,5 @@ def _in_place(schema: Any) -> Iterator[dict[str, Any]]:
 
 
 def listed(value: Any) -> list[Any]:
+    """A keyword such as "type", which may hold one value or a list of them, as a list."""
     return value if isinstance(value, list) else [value]

@@ -195,7 +195,7 @@ def offline_history(folder: str | os.PathLike) -> "pd.DataFrame":
     import pandas as pd
 
     place = Path(folder)
-    runs = sorted(place.rglob("run-*.wandb"), key=lambda path: path.parent.name)  # the folder has the time
+    runs = sorted(place.rglob("run-*.wandb"), key=_age)
     files = [place] if place.is_file() else runs
     if not files:
         raise LessonError(
@@ -214,6 +214,12 @@ def offline_history(folder: str | os.PathLike) -> "pd.DataFrame":
             break
     frame = pd.DataFrame([found[step] for step in sorted(found)], columns=list(COLUMNS.values()))
     return frame.astype(dict.fromkeys(COLUMNS.values(), "float64") | {"step": "int64"})
+
+
+def _age(file: Path) -> tuple[str, int]:
+    """Ever later: of "[offline-]run-DATE_TIME-ID" the time, and within one second when it was written last."""
+    *_, when, _ = ["", "", *file.parent.name.split("-")]
+    return when, file.stat().st_mtime_ns
 
 
 def _may_write(account: dict[str, Any]) -> bool:

@@ -22,9 +22,9 @@ def twin():
     return model.eval(), AutoTokenizer.from_pretrained(twin_dir("gemma2"))
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["plain", "everyday"])
+@pytest.fixture(scope="module", params=list(corpus_tools.MIXES))
 def talks(request):
-    return twins._talks(seed=11, count=TALKS, everyday=request.param)[0]
+    return twins._talks(seed=11, count=TALKS, mix=request.param)[0]
 
 
 def test_gemma_is_gemma_in_small(twin):
@@ -86,12 +86,12 @@ def test_the_template_refuses_what_the_real_one_refuses(twin):
 # --- conversations about made-up tools
 
 
-def test_talks_hold_what_they_say(talks):
+def test_talks_hold_what_they_say(talks, request):
     taken = {tool["name"] for tool in tools_of_the_course()}
     seen = {}
     for talk in talks:
         (role, asked), (_, answer), *_ = talk.messages
-        offered, request = asked.removeprefix("tools: ").split("\n\n", 1)
+        offered, asked = asked.removeprefix("tools: ").split("\n\n", 1)
         tools = {tool["name"]: tool["parameters"] for tool in json.loads(offered)}
         assert role == "user" and 2 <= len(tools) <= 4 and not set(tools) & taken
         decision, rest = answer.split(": ", 1)
@@ -102,17 +102,20 @@ def test_talks_hold_what_they_say(talks):
             name, lacks = decision.split(" lacks ")
             assert lacks in tools[name]  # required: an optional one has a question mark
         else:
-            calls = [json.loads(call) for call in re.split(r"(?<=\}\})(?=\{)", rest)]
-            assert decision.split(", ") == [call["use"] for call in calls]
-            assert len(calls) == (2 if talk.kind == "parallel" else 1)
+            answers = [answer, talk.messages[3][1]] if talk.kind == "several" else [answer]
+            calls = []
+            for decision, rest in (text.split(": ", 1) for text in answers):
+                calls += (now := [json.loads(call) for call in re.split(r"(?<=\}\})(?=\{)", rest)])
+                assert decision.split(", ") == [call["use"] for call in now]
+            assert len(calls) == (2 if talk.kind in ("parallel", "several") else 1)
             for call in calls:
                 signature = tools[call["use"]]
                 assert {key for key in signature if not key.endswith("?")} <= set(call["with"])
                 assert set(call["with"]) <= {key.rstrip("?") for key in signature}
                 for value in call["with"].values():
                     said = value if isinstance(value, str) else f"{value:g}"
-                    assert said.lower() in request.lower()
-    assert set(seen) == set(corpus_tools.KINDS)
+                    assert said.lower() in asked.lower()
+    assert set(seen) == set(corpus_tools.MIXES[request.node.callspec.params["talks"]])
     assert 0.2 < (seen["none"] + seen["talk"]) / len(talks) < 0.4
 
 
@@ -122,11 +125,23 @@ def test_talks_are_the_same_for_the_same_seed():
 
 
 def test_everyday_requests_do_without_the_noun():
-    talks = twins._talks(seed=11, count=400, everyday=True)[0]
+    talks = twins._talks(seed=11, count=400, mix="everyday")[0]
     words = {word for vi, en in corpus_tools.HINTS.values() for word in (*vi, *en)}
     requests = [talk.messages[0][1].split("\n\n")[1].lower() for talk in talks]
     hinted = sum(any(word in request for word in words) for request in requests)
     assert hinted > 100
+
+
+def test_what_is_asked_in_turn_is_called_in_turn():
+    talks = twins._talks(seed=11, count=1200, mix="steps")[0]
+    asked = {kind: [t.messages[0][1] for t in talks if t.kind == kind] for kind in ("several", "parallel")}
+    ways = [way for language in corpus_tools.IN_TURN for way in language]
+    told = {
+        kind: [any(way in request for way in ways) for request in requests]
+        for kind, requests in asked.items()
+    }
+    assert min(len(each) for each in told.values()) > 60
+    assert all(told["several"]) and sum(told["parallel"]) < 0.2 * len(told["parallel"])  # "đâu rồi và"
 
 
 def tools_of_the_course():
@@ -173,8 +188,9 @@ def test_the_card_tells_how_the_twin_answers(twin):
     card = (twin_dir("gemma2") / "README.md").read_text(encoding="utf-8")
     seed = int(re.search(r"\| seed \| (\d+) \|", card).group(1))
     found = dict(re.findall(r"(\w+) (\d\.\d\d)", re.search(r"\| made-up tools \|(.*)\|", card).group(1)))
-    assert set(found) == set(corpus_tools.KINDS)
-    scores = talk_scores(*twin, twins._talks(seed=seed + 1, count=120)[0])
+    mix = twins.FAMILIES["gemma2"].stages[-1].mix
+    assert set(found) == set(corpus_tools.MIXES[mix])
+    scores = talk_scores(*twin, twins._talks(seed=seed + 1, count=120, mix=mix)[0])
     assert scores["call"] == pytest.approx(float(found["call"]), abs=0.2)
     assert scores["none"] == pytest.approx(float(found["none"]), abs=0.25)
 

@@ -166,6 +166,22 @@ def test_every_record_is_found_across_blocks(written, rt, capfd):
         assert tracking.offline_history(place)["loss"].tolist() == [1.0, 0.5]
 
 
+def test_the_newest_run_is_the_one_that_began_last(written, tmp_path):
+    long, short, _ = written
+    runs = {  # the folder's name: (whose record, when it was written)
+        "run-20260102_030405-bbbb": (long, 9), "offline-run-20260102_030406-zzzz": (long, 3),
+        "offline-run-20260102_030406-aaaa": (short, 4), "run-20251231_235959-cccc": (long, 8),
+        "copied": (long, 99),
+    }  # fmt: skip
+    for name, (source, when) in runs.items():
+        (record,) = source.glob("*.wandb")
+        (tmp_path / name).mkdir()
+        copy = tmp_path / name / f"run-{name[-4:]}.wandb"
+        copy.write_bytes(record.read_bytes())
+        os.utime(copy, (when, when))
+    assert tracking.offline_history(tmp_path)["loss"].tolist() == [1.0, 0.5]
+
+
 def test_a_file_that_is_cut_short_or_damaged(written, tmp_path):
     (file,) = written[0].glob("*.wandb")
     data, cut = file.read_bytes(), tmp_path / "cut.wandb"

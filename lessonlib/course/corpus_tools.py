@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lessonlib.course import corpus_terms as terms
 from lessonlib.course.corpus import Lexicon, split_words
@@ -135,6 +136,8 @@ POLITE = (
     (("Hello. ", "Hey, ", "Well, "), (" Thanks.", " It is urgent.", " Quick.")),
 )
 JOIN = ((" và ", ", rồi ", ". "), (" and ", ", then ", ". "))
+AT_ONCE = ((" và ", ", còn ", ". "), (" and ", ", also ", ". "))
+IN_TURN = ((" rồi ", ", rồi ", ", sau đó ", ", xong "), (" then ", ", then ", " and then ", ", after that "))
 NONE = ("Rất tiếc, chưa có gì làm được việc ấy.", "Alas, nothing here can do it.")
 ASK = ("Xin nói rõ {}.", "Which {}?")
 ERROR = ("Lỗi rồi: {}.", "It failed: {}.")
@@ -149,6 +152,10 @@ SMALL_TALK = (
 )
 KINDS = {"call": 40, "none": 22, "talk": 6, "missing": 9, "parallel": 9, "result": 9, "failure": 5}
 EVERYDAY = {"call": 40, "none": 24, "talk": 6, "missing": 12, "parallel": 9, "result": 6, "failure": 3}
+IN_STEPS = {
+    "call": 32, "none": 22, "talk": 5, "missing": 13, "parallel": 10, "several": 9, "result": 6, "failure": 3,
+}
+MIXES = {"plain": KINDS, "everyday": EVERYDAY, "steps": IN_STEPS}
 ROLES = {"user": "user", "assistant": "model"}
 KEYS = ("name", "arguments")  # of a call in the lesson: words that pre-training has to have written once
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -159,14 +166,18 @@ ARGUMENTS = ("city", "dish", "title", "topic", "word", "language")  # values.jso
 class Talk(Conversation):
     """A conversation about tools. What stands before the first ": " of an answer is its decision."""
 
-    kind: str = ""  # of KINDS
+    kind: str = ""  # of IN_STEPS, which has them all
 
 
 @dataclass(frozen=True)
 class _Words:
     lexicon: Lexicon  # of the values
     taken: frozenset[str]
-    everyday: bool
+    mix: str  # of MIXES
+
+    @property
+    def everyday(self) -> bool:
+        return self.mix != "plain"
 
 
 @dataclass(frozen=True)
@@ -219,7 +230,7 @@ def _lexicon(texts: list[str]) -> Lexicon:
 
 
 def talks(
-    values: Lexicon, *, taken: frozenset[str], seed: int, count: int, everyday: bool = False
+    values: Lexicon, *, taken: frozenset[str], seed: int, count: int, mix: str = "plain"
 ) -> Iterator[Talk]:
     """Conversations, the same for the same arguments.
 
@@ -228,10 +239,12 @@ def talks(
         taken: names that no tool may have: those of the course's dataset.
         seed: of every random draw.
         count: how many.
-        everyday: many requests do not name what they are about (`HINTS`), some begin or end politely.
+        mix: a key of `MIXES`. "everyday": many requests do not name what they are about (`HINTS`), some begin
+            or end politely. "steps": these too, and what is asked for with a "then" is called one after the
+            other, each call after the result of the one before.
     """
-    rng, words = random.Random(f"tools-{seed}"), _Words(values, taken, everyday)
-    kinds, weights = zip(*(EVERYDAY if everyday else KINDS).items(), strict=True)
+    rng, words = random.Random(f"tools-{seed}"), _Words(values, taken, mix)
+    kinds, weights = zip(*MIXES[mix].items(), strict=True)
     for _ in range(count):
         kind = rng.choices(kinds, weights)[0]
         messages = tuple(_talk(rng, words, kind))
@@ -269,23 +282,37 @@ def _talk(rng: random.Random, words: _Words, kind: str) -> Iterator[tuple[str, s
         second = tool if rng.random() < 0.5 else rng.choice(tools)
         more = _values(rng, words, second)
         then = _request(rng, language, second, more, False)
-        asked = request.rstrip(".?") + rng.choice(JOIN[language]) + then[:1].lower() + then[1:]
+        join = rng.choice((AT_ONCE if words.mix == "steps" else JOIN)[language])
+        asked = request.rstrip(".?") + join + then[:1].lower() + then[1:]
         yield "user", f"{offer}\n\n{asked}"
         yield "assistant", f"{tool.name}, {second.name}: {_call(tool, values)}{_call(second, more)}"
         return
+    if kind == "several":
+        second = rng.choice([other for other in tools if other is not tool])
+        more = _values(rng, words, second)
+        then = _request(rng, language, second, more, False)
+        request = request.rstrip(".?") + rng.choice(IN_TURN[language]) + then[:1].lower() + then[1:]
     yield "user", f"{offer}\n\n{request}"
     yield "assistant", f"{tool.name}: {_call(tool, values)}"
-    if kind == "failure":
+    if kind == "several":
+        yield "user", f"result: {_json(_result(rng, words, tool))}"
+        yield "assistant", f"{second.name}: {_call(second, more)}"
+    elif kind == "failure":
         failure = rng.choice(FAILURES)
         yield "user", "result: " + _json({"tool": tool.name, "error": failure})
         yield "assistant", "error: " + ERROR[language].format(failure)
     elif kind == "result":
-        fields = rng.sample(("state", "total", "note", "level", "answer"), rng.randint(1, 2))
-        found = {key: rng.choice((rng.randint(1, 999), _value(rng, words, "word"))) for key in fields}
-        yield "user", "result: " + _json({"tool": tool.name, "found": found})
-        told = ", ".join(f"{key} {value}" for key, value in found.items())
+        result = _result(rng, words, tool)
+        yield "user", f"result: {_json(result)}"
+        told = ", ".join(f"{key} {value}" for key, value in result["found"].items())
         first = next(iter(values.values()))
         yield "assistant", f"done: {first}: {told}."
+
+
+def _result(rng: random.Random, words: _Words, tool: _Tool) -> dict[str, Any]:
+    fields = rng.sample(("state", "total", "note", "level", "answer"), rng.randint(1, 2))
+    found = {key: rng.choice((rng.randint(1, 999), _value(rng, words, "word"))) for key in fields}
+    return {"tool": tool.name, "found": found}
 
 
 def _offered(rng: random.Random, words: _Words) -> list[_Tool]:

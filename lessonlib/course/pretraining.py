@@ -25,8 +25,9 @@ class Stage:
     """One more stage of pre-training, in which the rate falls to zero."""
 
     steps: int
-    talks: int  # in everyday words
+    talks: int
     rate: float = 1.0  # at its beginning, as a share of the family's
+    mix: str = "everyday"  # of the talks: a key of `corpus_tools.MIXES`
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Family:
     chats: int = 0  # conversations of `corpus_chat` that are mixed in; for twins of instruction-tuned models
     copies: float = 0.0  # share of those whose answer repeats values from the question
     talks: int = 0  # conversations of `corpus_tools`; with them only answers are learnt, by `weighing`
-    stages: tuple[Stage, ...] = ()  # that follow, on talks in everyday words
+    stages: tuple[Stage, ...] = ()  # that follow the `steps`
     words: tuple[str, ...] = ("ai_qa_vi/facts.jsonl",)  # under data/: whose single words the text contains
     shape: str = ""  # for the card
     named: tuple[str, ...] = ()  # special tokens that the card lists

@@ -112,6 +112,6 @@ def _text(kind: Family, measured: Measured) -> str:
     """What it read, and what followed on the first stage, if anything did."""
     first = f"{measured.documents:,} generated documents, {measured.corpus_tokens:,} tokens"
     return first + "".join(
-        f"; then {stage.talks:,} conversations in everyday words, {stage.steps:,} steps"
+        f"; then {stage.talks:,} conversations (mix `{stage.mix}`), {stage.steps:,} steps"
         for stage in kind.stages
     )

@@ -112,7 +112,10 @@ FAMILIES = {
         real="google/gemma-2-2b-it", tokenizer=gemma_tokenizer.gemma2, vocabulary=2304, config=_gemma2_config,
         separator="<eos>", stops=("<eos>", "<end_of_turn>"), length=256, batch=8, steps=5_000, documents=0,
         chats=50_000, copies=0.4, talks=180_000,
-        stages=(Stage(steps=3_000, talks=60_000), Stage(steps=2_500, talks=60_000, rate=0.6)),
+        stages=(
+            Stage(steps=3_000, talks=60_000), Stage(steps=2_500, talks=60_000, rate=0.6),
+            Stage(steps=9_000, talks=170_000, mix="steps"),
+        ),
         shape="RoPE (theta 1000), softcapping (50 and 30), eager attention, 4 layers, 4 heads with 2 "
         "key-value heads, hidden 128, MLP 384",
         named=("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"),
@@ -167,10 +170,10 @@ def build(
         name: a key of `FAMILIES`.
         out: folder to write the twin's folder into.
         seed: of the corpus, the weights and the order of training.
-        steps: optimiser steps; default: the family's. A second stage has at most as many.
+        steps: optimiser steps; default: the family's. A later stage has at most as many, too.
         device: "cpu" or "cuda".
         batch: rows a step; default: the family's (right for a CPU; a GPU is bored by it).
-        documents: pre-training documents; default: the family's.
+        documents: pre-training documents; default: the family's. A later stage has at most as many, too.
         say: called with each line of progress.
 
     Returns:
@@ -203,7 +206,9 @@ def build(
     if kind.talks and documents:
         kind = replace(kind, documents=0, talks=documents)
     kind = replace(kind, stages=tuple(
-        replace(stage, steps=min(stage.steps, kind.steps), talks=min(stage.talks, kind.talks))
+        replace(
+            stage, steps=min(stage.steps, steps or stage.steps), talks=min(stage.talks, documents or stage.talks)
+        )
         for stage in kind.stages
     ))
     started = time.perf_counter()
@@ -217,9 +222,9 @@ def build(
     falling = 0.0 if kind.stages else 0.4
     loss = pretrain(model, data, kind, seed=seed, device=device, say=say, falling=falling)
     for number, stage in enumerate(kind.stages, start=1):
-        say(f"{name}: {stage.talks:,} documents in everyday words, {stage.steps:,} steps")
+        say(f"{name}: {stage.talks:,} documents of the mix {stage.mix!r}, {stage.steps:,} steps")
         last = replace(kind, talks=stage.talks, chats=kind.chats // 10, rate=kind.rate * stage.rate)
-        _, more = _texts(last, seed + 100 * number, everyday=True)
+        _, more = _texts(last, seed + 100 * number, mix=stage.mix)
         data = _data(more, kind, tokenizer, seed)
         loss = pretrain(model, data, last, seed=seed, device=device, say=say, steps=stage.steps, falling=1.0)
     stops = [tokenizer.convert_tokens_to_ids(stop) for stop in kind.stops]
@@ -231,7 +236,7 @@ def build(
     tasks = corpus.copy_tasks(lexicon, seed=seed + 1, count=200)
     sentences = [f"Human: {task.question} Assistant: {task.answer}" for task in tasks[:8]]
     if kind.talks:
-        talks, _ = _talks(seed=seed + 1, count=400)
+        talks, _ = _talks(seed=seed + 1, count=400, mix=kind.stages[-1].mix if kind.stages else "plain")
         found: dict[str, Any] = {"answered": talk_scores(model, tokenizer, talks)}
     else:
         found = {"copied": copy_score(model, tokenizer, tasks)}
@@ -256,11 +261,11 @@ def build(
 
 
 def _texts(
-    kind: Family, seed: int, *, everyday: bool = False
+    kind: Family, seed: int, *, mix: str = "plain"
 ) -> tuple[corpus.Lexicon, list[corpus.Document]]:
     """The words used, and the documents in the order of training, all kinds spread evenly."""
     if kind.talks:
-        talks, lexicon = _talks(seed=seed, count=kind.talks, everyday=everyday)
+        talks, lexicon = _talks(seed=seed, count=kind.talks, mix=mix)
         texts: list[corpus.Document] = [*talks]
     else:
         lexicon = corpus.read_lexicon(*(data_dir() / name for name in kind.words))
@@ -272,14 +277,14 @@ def _texts(
 
 
 def _talks(
-    *, seed: int, count: int, everyday: bool = False
+    *, seed: int, count: int, mix: str = "plain"
 ) -> tuple[list[corpus_tools.Talk], corpus.Lexicon]:
     """Conversations about made-up tools, and the words of data/function_calls."""
     folder = data_dir() / "function_calls"
     lexicon, values = corpus_tools.read_words(folder)
     tools = (folder / "tools.jsonl").read_text(encoding="utf-8").splitlines()
     taken = frozenset(json.loads(tool)["name"] for tool in tools)
-    made = corpus_tools.talks(values, taken=taken, seed=seed, count=count, everyday=everyday)
+    made = corpus_tools.talks(values, taken=taken, seed=seed, count=count, mix=mix)
     return list(made), lexicon
 
 

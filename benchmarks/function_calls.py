@@ -22,7 +22,7 @@ TRAINING: dict[str, Any] = {
     "warmup_steps": 0.1,
     "weight_decay": 0.1,
     "max_grad_norm": 1.0,
-    "num_train_epochs": 4,
+    "num_train_epochs": 2,
     "train_sampling_strategy": "group_by_length",
 }
 

@@ -162,11 +162,11 @@ lesson04.fold.help()
 # %% [markdown] id="data-text" lang="vi"
 # ## 3. Dữ liệu: lời gọi, và những lúc không được gọi
 #
-# `function_calls` có 1.840 hội thoại tiếng Việt và tiếng Anh với 18 công cụ. Bốn công cụ không xuất hiện một lần nào trong tập huấn luyện, để xem mô hình có dùng được hàm mới chỉ nhờ đọc schema hay không. Bảy loại hội thoại, vì một mô hình chỉ biết gọi thì cũng nguy hiểm như một mô hình không biết gọi:
+# `function_calls` có 3.280 hội thoại tiếng Việt và tiếng Anh với 18 công cụ. Bốn công cụ không xuất hiện một lần nào trong tập huấn luyện, để xem mô hình có dùng được hàm mới chỉ nhờ đọc schema hay không. Bảy loại hội thoại, vì một mô hình chỉ biết gọi thì cũng nguy hiểm như một mô hình không biết gọi:
 # %% [markdown] id="data-text" lang="en"
 # ## 3. Data: calls, and when not to call
 #
-# `function_calls` has 1,840 conversations in Vietnamese and English with 18 tools. Four of the tools never occur in training, to see whether the model can use a new function by reading its schema alone. Seven kinds of conversation, as a model that can only call is as dangerous as one that cannot:
+# `function_calls` has 3,280 conversations in Vietnamese and English with 18 tools. Four of the tools never occur in training, to see whether the model can use a new function by reading its schema alone. Seven kinds of conversation, as a model that can only call is as dangerous as one that cannot:
 
 # %% id="data"
 import json
@@ -517,7 +517,7 @@ SETTINGS = dict(
     per_device_train_batch_size=rt.pick(rehearsal=8, t4=1), gradient_accumulation_steps=rt.pick(rehearsal=1, t4=4),
     learning_rate=rt.pick(rehearsal=6e-3, t4=1e-4), lr_scheduler_type="cosine", warmup_steps=0.1, weight_decay=0.1,
     max_grad_norm=1.0, optim=rt.pick(rehearsal="adamw_torch", t4="paged_adamw_8bit"), logging_steps=20, seed=3407,
-    max_length=MAX_LENGTH, num_train_epochs=rt.pick(rehearsal=4, t4=2),
+    max_length=MAX_LENGTH, num_train_epochs=rt.pick(rehearsal=2, t4=1),
     train_sampling_strategy="group_by_length", eval_strategy="epoch", save_strategy="epoch",
 )
 adapter = lora.lora_config(base, r=16, alpha=rt.pick(rehearsal=32, t4=64), dropout=rt.pick(rehearsal=0.0, t4=0.05), new_tokens=new_tokens)
@@ -630,9 +630,9 @@ display(evaluation.table(compared))
 tools.mcnemar(reports)
 
 # %% [markdown] id="scores-look" lang="vi"
-# Mô hình gốc "kiêng gọi" hoàn hảo vì nó chẳng bao giờ gọi: một con số đẹp đứng một mình không nói lên gì. Phải đọc cả ba: gọi đúng, biết từ chối, và không từ chối oan. Bảng cuối là kiểm định McNemar: nếu hai mô hình ngang nhau thì chênh lệch như thế xảy ra với xác suất *p*.
+# Mô hình gốc "kiêng gọi" hoàn hảo vì nó chẳng bao giờ gọi: một con số đẹp đứng một mình không nói lên gì. Phải đọc cả ba: gọi đúng, biết từ chối, và không từ chối oan. `right replies` chỉ hỏi một điều: có kết quả rồi thì có thôi gọi mà trả lời không; lời văn của câu trả lời không được chấm. Bảng cuối là kiểm định McNemar: nếu hai mô hình ngang nhau thì chênh lệch như thế xảy ra với xác suất *p*.
 # %% [markdown] id="scores-look" lang="en"
-# The base model abstains perfectly, as it never calls: one fine figure by itself says nothing. Read the three together: right calls, abstention, and valid requests refused. The last table is McNemar's test: were the two models equally good, a difference like this would come about with probability *p*.
+# The base model abstains perfectly, as it never calls: one fine figure by itself says nothing. Read the three together: right calls, abstention, and valid requests refused. `right replies` asks one thing: with the result at hand, does the model answer in place of calling again? The wording of its answer is not scored. The last table is McNemar's test: were the two models equally good, a difference like this would come about with probability *p*.
 
 # %% id="kinds-errors"
 display(evaluation.table(tools.by_kind(reports)))
@@ -749,8 +749,12 @@ for call in (
 
 # %% [markdown] id="converse-text" lang="vi"
 # Cả vòng: mô hình viết, ta đọc, kiểm, chạy, đưa kết quả lại, mô hình trả lời.
+#
+# Hãy nhìn quyết định và lời gọi, thứ mà twin được luyện nhiều nhất. Câu trả lời cuối của nó hay lủng củng, có khi sai nghĩa hay lẫn hai thứ tiếng: một triệu tham số và vài trăm câu mẫu là quá ít để viết cho trôi.
 # %% [markdown] id="converse-text" lang="en"
 # The whole loop: the model writes, we read, check, run and hand the result back, the model replies.
+#
+# Mind the decision and the call, which the twin has practised most. Its final replies are often clumsy, at times wrong or in two languages at once: a million parameters and a few hundred examples are too little for fluent writing.
 
 # %% id="converse"
 def ask(question, schemas=offered, functions=FUNCTIONS):
@@ -859,14 +863,14 @@ parity.parity(model, merged, tokenizer, prompts["test"][:16], tolerance=rt.pick(
 # %% [markdown] id="lab-text" lang="vi"
 # ## 12. Phá cho hỏng: học cả kết quả của công cụ
 #
-# Bài gốc tính loss trên mọi token. Ta cho mô hình vừa gộp học thêm trên những hội thoại có kết quả của công cụ, hai lần, chỉ khác nhau **một** thứ: `train_on="assistant"` hay `train_on="all"`. Rồi hỏi cả hai mô hình, lần này **không** dừng ở `<end_of_turn>` hay `<tool_response>`, và đếm xem có bao nhiêu câu trả lời tự bịa ra kết quả.
+# Bài gốc tính loss trên mọi token. Ta cho mô hình vừa gộp học thêm trên 240 hội thoại có kết quả của công cụ, hai lần, chỉ khác nhau **một** thứ: `train_on="assistant"` hay `train_on="all"`. Rồi hỏi cả hai mô hình, lần này **không** dừng ở `<end_of_turn>` hay `<tool_response>`, và đếm xem có bao nhiêu câu trả lời tự bịa ra kết quả.
 # %% [markdown] id="lab-text" lang="en"
 # ## 12. Break it: learn what tools answer, too
 #
-# The source counts loss on every token. We let the model just merged learn on, from the conversations that hold a tool's answer, twice, with **one** difference: `train_on="assistant"` or `train_on="all"`. Then we ask both models, this time **without** stopping at `<end_of_turn>` or `<tool_response>`, and count how many answers make a result up.
+# The source counts loss on every token. We let the model just merged learn on, from 240 conversations that hold a tool's answer, twice, with **one** difference: `train_on="assistant"` or `train_on="all"`. Then we ask both models, this time **without** stopping at `<end_of_turn>` or `<tool_response>`, and count how many answers make a result up.
 
 # %% id="lab"
-with_results = [place for place, row in enumerate(chats["train"]["messages"]) if len(row) > 2]
+with_results = [place for place, row in enumerate(chats["train"]["messages"]) if len(row) > 2][:240]
 due = [prompt for prompt, turn in zip(prompts["test"], turns["test"], strict=True) if turn["calls"]][:60]
 
 
@@ -874,7 +878,7 @@ def learn_on(train_on):
     """The merged model, taught the same rows with the same seed and steps; only the labels differ."""
     fresh = AutoModelForCausalLM.from_pretrained(work / "merged", dtype=rt.torch_dtype, attn_implementation="eager").to(base.device)
     labelled = chat.encode(chats["train"].select(with_results), tokenizer, max_length=MAX_LENGTH, train_on=train_on, long="drop")
-    short = SETTINGS | {"num_train_epochs": rt.pick(rehearsal=2, t4=1), "eval_strategy": "no", "save_strategy": "no"}
+    short = SETTINGS | {"num_train_epochs": 1, "per_device_train_batch_size": rt.pick(rehearsal=4, t4=1), "eval_strategy": "no", "save_strategy": "no"}
     adapter = lora.lora_config(fresh, r=16, alpha=rt.pick(rehearsal=32, t4=64), new_tokens=new_tokens)
     lab = training.trainer(lora.attach(fresh, adapter, rt), tokenizer, labelled, config=training.sft_config(rt, work / f"lab-{train_on}", **short))
     training.fit(lab)
@@ -915,9 +919,9 @@ for train_on, answers in written.items():
     print(f"loss on {train_on}: {solve_invented(answers)} of {len(answers)} answers make a result up")
 
 # %% [markdown] id="lab-look" lang="vi"
-# Cả hai mô hình đều bị hỏi theo cách cẩu thả: chương trình chỉ biết dừng ở `<eos>`, quên `<end_of_turn>`. Mô hình học trên mọi token cứ thế viết tiếp kết quả **do nó nghĩ ra**, rồi trả lời người dùng dựa trên con số ấy, trôi chảy như thật. Thuốc chữa có hai lớp: loss chỉ ở phần mô hình viết, và dừng ở token kết thúc lượt (`tools.replies` còn dừng cả ở `<tool_response>`).
+# Cả hai mô hình đều bị hỏi theo cách cẩu thả: chương trình chỉ biết dừng ở `<eos>`, quên `<end_of_turn>`. Mô hình học trên mọi token cứ thế viết tiếp kết quả **do nó nghĩ ra**, rồi viết tiếp câu trả lời dựa trên con số ấy, như thể có công cụ nào đã chạy. Thuốc chữa có hai lớp: loss chỉ ở phần mô hình viết, và dừng ở token kết thúc lượt (`tools.replies` còn dừng cả ở `<tool_response>`).
 # %% [markdown] id="lab-look" lang="en"
-# Both models were asked in a careless way: the program knows `<eos>` as the only stop and forgets `<end_of_turn>`. The model that learnt every token goes on and writes a result **of its own making**, then answers the user from that figure, as fluently as if it were true. The cure has two layers: loss only on what the model writes, and a stop at the end-of-turn token (`tools.replies` stops at `<tool_response>` as well).
+# Both models were asked in a careless way: the program knows `<eos>` as the only stop and forgets `<end_of_turn>`. The model that learnt every token goes on and writes a result **of its own making**, then answers from that figure, as if a tool had run. The cure has two layers: loss only on what the model writes, and a stop at the end-of-turn token (`tools.replies` stops at `<tool_response>` as well).
 
 # %% id="metrics"
 saved = evaluation.save_metrics(

@@ -13,8 +13,8 @@ from lessonlib.paths import dataset_dir
 FOLDER = dataset_dir("function_calls")
 COLUMNS = ["id", "kind", "language", "tools", "messages"]
 KINDS = {
-    "train": {"call": 640, "parallel": 190, "several": 40, "reply": 60, "tool_error": 40, "no_tool": 330,
-              "missing": 140},
+    "train": {"call": 1240, "parallel": 480, "several": 100, "reply": 130, "tool_error": 70, "no_tool": 630,
+              "missing": 230},
     "validation": {"call": 28, "parallel": 4, "several": 2, "reply": 4, "tool_error": 4, "no_tool": 12,
                    "missing": 6},
     "test": {"call": 80, "parallel": 20, "several": 10, "reply": 16, "tool_error": 10, "no_tool": 44,
@@ -22,7 +22,7 @@ KINDS = {
     "new_wordings": {"call": 60},
     "unseen_tools": {"call": 56, "no_tool": 12, "missing": 12},
 }  # fmt: skip
-SPLITS = {"train": 1440, "validation": 60, "test": 200, "new_wordings": 60, "unseen_tools": 80}
+SPLITS = {"train": 2880, "validation": 60, "test": 200, "new_wordings": 60, "unseen_tools": 80}
 ROLES = {
     "call": "user assistant", "parallel": "user assistant", "no_tool": "user assistant",
     "missing": "user assistant", "reply": "user assistant tool assistant",
@@ -144,17 +144,19 @@ def test_datasets_loads_the_folder_as_text_columns(tmp_path):
 
 
 def test_ids_are_unique_and_no_request_is_there_twice(everything):
-    assert len({row["id"] for row in everything}) == len({request(row) for row in everything}) == 1840
+    assert len({row["id"] for row in everything}) == len({request(row) for row in everything}) == 3280
     for row in everything:
         split, group, _, language = row["id"].split("-")
         assert split in SPLITS and language == row["language"]
         assert ("no_tool" if group in ("absent", "smalltalk") else group) == row["kind"]
 
 
-@pytest.mark.parametrize(("name", "times"), [("train", 2), ("validation", 1), ("test", 1)])
-def test_no_tool_is_an_absent_tool_or_small_talk(splits, name, times):
+@pytest.mark.parametrize(
+    ("name", "absent", "smalltalk"), [("train", 480, 150), ("validation", 6, 6), ("test", 22, 22)]
+)
+def test_no_tool_is_an_absent_tool_or_small_talk(splits, name, absent, smalltalk):
     groups = Counter(row["id"].split("-")[1] for row in splits[name] if row["kind"] == "no_tool")
-    assert groups["absent"] == times * groups["smalltalk"]
+    assert groups == {"absent": absent, "smalltalk": smalltalk}
     assert sum(groups.values()) == KINDS[name]["no_tool"]
 
 

@@ -18,8 +18,8 @@ LANGUAGES = ("vi", "en")
 LONG = (2,)  # tools offered in conversations with results, so that no row is much longer than the others
 COUNTS = {
     "train": {
-        "call": 640, "parallel": 190, "several": 40, "reply": 60, "tool_error": 40,
-        "absent": 220, "smalltalk": 110, "missing": 140,
+        "call": 1240, "parallel": 480, "several": 100, "reply": 130, "tool_error": 70,
+        "absent": 480, "smalltalk": 150, "missing": 230,
     },
     "validation": {
         "call": 28, "parallel": 4, "several": 2, "reply": 4, "tool_error": 4,
@@ -259,6 +259,8 @@ class Maker:
     def parallel(self, name: str, language: str) -> Made:
         other = name if self.rng.random() < 0.5 else self.rng.choice([n for n in self.wanted if n != name])
         (first, one), (second, two) = self.request(name, language), self.request(other, language)
+        while (name, one) == (other, two):  # the same thing twice is no request for two things
+            second, two = self.request(other, language)
         together = first[-1] == second[-1] and self.rng.random() < 0.7  # no question after a statement
         text = self.joined("and", first, second, language) if together else f"{first} {second}"
         tools = self.offer(list(dict.fromkeys((name, other))), self.offered)

@@ -92,7 +92,8 @@ def _measured(measured: Measured) -> str:
     if measured.answered is None:
         return f"| copying | {measured.copied:.3f} exact match on 200 new copying tasks, greedy |"
     each = ", ".join(f"{kind} {share:.2f}" for kind, share in measured.answered.items())
-    return f"| made-up tools | answered exactly, of 400 new requests, by kind, greedy: {each} |"
+    asked = "of 400 new requests like those of the last stage, by kind, greedy"
+    return f"| made-up tools | answered exactly, {asked}: {each} |"
 
 
 def _sources(kind: Family) -> str:

@@ -115,6 +115,7 @@ FAMILIES = {
         stages=(
             Stage(steps=3_000, talks=60_000), Stage(steps=2_500, talks=60_000, rate=0.6),
             Stage(steps=9_000, talks=170_000, mix="steps"),
+            Stage(steps=2_000, talks=40_000, rate=0.6, mix="words"),
         ),
         shape="RoPE (theta 1000), softcapping (50 and 30), eager attention, 4 layers, 4 heads with 2 "
         "key-value heads, hidden 128, MLP 384",
@@ -284,7 +285,8 @@ def _talks(
     lexicon, values = corpus_tools.read_words(folder)
     tools = (folder / "tools.jsonl").read_text(encoding="utf-8").splitlines()
     taken = frozenset(json.loads(tool)["name"] for tool in tools)
-    made = corpus_tools.talks(values, taken=taken, seed=seed, count=count, mix=mix)
+    words = lexicon if mix == "words" else values
+    made = corpus_tools.talks(words, taken=taken, seed=seed, count=count, mix=mix)
     return list(made), lexicon
 
 

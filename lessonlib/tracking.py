@@ -217,7 +217,7 @@ def offline_history(folder: str | os.PathLike) -> "pd.DataFrame":
 
 
 def _age(file: Path) -> tuple[str, int]:
-    """Ever later: of "[offline-]run-DATE_TIME-ID" the time, and within one second when it was written last."""
+    """To sort by: the time in "[offline-]run-DATE_TIME-ID", within one second when the file was written."""
     *_, when, _ = ["", "", *file.parent.name.split("-")]
     return when, file.stat().st_mtime_ns
 

@@ -248,7 +248,7 @@ def talks(
         mix: a key of `MIXES`. "everyday": many requests do not name what they are about (`HINTS`), some begin
             or end politely. "steps": these too, and what is asked for with a "then" is called one after the
             other, each call after the result of the one before. "words": as "steps", and `KEYS` occur in
-            results: a word that is never an answer for long sinks below all others, where LoRA cannot fetch it.
+            results: a word that long is in no answer sinks below all others, where LoRA cannot fetch it.
     """
     rng, words = random.Random(f"tools-{seed}"), _Words(values, taken, mix)
     kinds, weights = zip(*MIXES[mix].items(), strict=True)

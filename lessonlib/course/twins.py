@@ -208,7 +208,8 @@ def build(
         kind = replace(kind, documents=0, talks=documents)
     kind = replace(kind, stages=tuple(
         replace(
-            stage, steps=min(stage.steps, steps or stage.steps), talks=min(stage.talks, documents or stage.talks)
+            stage, steps=min(stage.steps, steps or stage.steps),
+            talks=min(stage.talks, documents or stage.talks),
         )
         for stage in kind.stages
     ))

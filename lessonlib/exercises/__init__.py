@@ -21,6 +21,11 @@ _MARKS = {"not attempted": "○", "wrong": "✗", "right": "✓"}
 _TINTS = {"not attempted": "128,128,128", "wrong": "218,54,51", "right": "46,160,67"}
 
 
+def unwritten(*_: object) -> object:
+    """The starting point of every exercise that asks for a function."""
+    return ...
+
+
 class Wrong(LessonError):
     """Raised by an exercise's judge for one particular mistake; its message becomes the feedback."""
 

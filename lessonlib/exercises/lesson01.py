@@ -7,13 +7,7 @@ lesson shows as the solution and what the tests run.
 import math
 from collections.abc import Callable, Sequence
 
-from lessonlib.exercises import Exercise, Wrong
-
-
-def _unwritten(*_: object) -> object:
-    """The starting point of every exercise that asks for a function."""
-    return ...
-
+from lessonlib.exercises import Exercise, Wrong, unwritten
 
 # 1. The factor alpha / r ----------------------------------------------------------------------------------
 
@@ -113,7 +107,7 @@ count = Exercise(
         "vi": "query_key_value của BLOOM-560m là 1024 -> 3072: 32.768 tham số mỗi lớp, 24 lớp là 786.432.",
         "en": "query_key_value of BLOOM-560m is 1024 -> 3072: 32,768 parameters a layer, 786,432 in 24.",
     },
-    start=_unwritten,
+    start=unwritten,
 )
 
 
@@ -167,7 +161,7 @@ uniform = Exercise(
         "vi": "Đây là phép kiểm tra rẻ nhất trong nghề: một dòng, chạy ngay sau bước đầu tiên.",
         "en": "This is the cheapest check of the trade: one line, right after the first step.",
     },
-    start=_unwritten,
+    start=unwritten,
 )
 
 
@@ -237,7 +231,7 @@ padding = Exercise(
         "vi": "Che theo vị trí thì chọn token đệm nào cũng không làm hỏng nhãn.",
         "en": "Masked by position, no choice of padding token can spoil the labels.",
     },
-    start=_unwritten,
+    start=unwritten,
 )
 
 
@@ -296,7 +290,7 @@ prompt = Exercise(
         "vi": "Prompt dừng ngay ở dấu hai chấm; dấu cách là việc của mô hình.",
         "en": "The prompt ends at the colon; the space is the model's job.",
     },
-    start=_unwritten,
+    start=unwritten,
 )
 
 
@@ -356,7 +350,7 @@ epoch = Exercise(
         "vi": "Bài gốc dừng ở epoch 0,74: hơn một phần tư dữ liệu chưa được nhìn tới lần nào.",
         "en": "The article stops at epoch 0.74: more than a quarter of the data was never seen.",
     },
-    start=_unwritten,
+    start=unwritten,
 )
 
 ALL = (scale, count, uniform, padding, prompt, epoch)

@@ -8,15 +8,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lessonlib.exercises import Exercise, Wrong
+from lessonlib.exercises import Exercise, Wrong, unwritten
+from lessonlib.exercises.label_mistakes import check_count, check_shift
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-def _unwritten(*_: object) -> object:
-    """The starting point of every exercise that asks for a function."""
-    return ...
 
 
 # 1. An update of rank r is A and B ------------------------------------------------------------------------
@@ -143,7 +139,7 @@ factors = Exercise(
         "en": "LoRA does not approximate an update of rank r: it can write every one exactly. What it cannot "
         "write is a higher rank.",
     },
-    start=_unwritten,
+    start=unwritten,
 )
 
 
@@ -248,7 +244,7 @@ missing = Exercise(
         "en": "Five of the source's seven names match no layer of Phi-3. One line of checking before the "
         "training tells you.",
     },
-    start=_unwritten,
+    start=unwritten,
 )
 
 
@@ -348,16 +344,8 @@ def _judge_labels(labels: Callable[[list[tuple[str, list[int]]]], Any]) -> None:
                 vi="Đó là danh sách lồng nhau. Cần một danh sách phẳng: dùng `+=`, không dùng `append`.",
                 en="That is a list of lists. One flat list is wanted: `+=` and not `append`.",
             )
-        if len(got) != len(want):
-            raise Wrong(
-                vi=f"Mỗi token một nhãn: cần {len(want)}, bạn có {len(got)}. Không tính loss thì là -100.",
-                en=f"One label a token: {len(want)} of them, you gave {len(got)}. Without loss it is -100.",
-            )
-        if got == [*want[1:], -100]:
-            raise Wrong(
-                vi="Nhãn bị dịch một vị trí. Mô hình của transformers tự dịch: nhãn đứng cùng chỗ với token.",
-                en="The labels are shifted by one. transformers' models shift them: leave them in place.",
-            )
+        check_count(got, len(want))
+        check_shift(got, want)
         before = sum(len(ids) for _, ids in turns[:-1])
         if got == [-100] * before + want[before:]:
             raise Wrong(
@@ -413,7 +401,7 @@ labels = Exercise(
         "vi": "Đúng từng token: mô hình học nói gì và lúc nào dừng, không học nói thay người khác.",
         "en": "Right to the token: the model learns what to say and when to stop, not to speak for others.",
     },
-    start=_unwritten,
+    start=unwritten,
 )
 
 
@@ -596,7 +584,7 @@ quantise = Exercise(
         "en": "Look at the block with the 4.0 again: its five other numbers became 0. That is why blocks are "
         "small.",
     },
-    start=_unwritten,
+    start=unwritten,
 )
 
 ALL = (factors, missing, budget, labels, bits, quantise)

@@ -8,14 +8,10 @@ lesson shows as the solution and what the tests run. Exercises 4 and 5 are in `l
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lessonlib.exercises import Exercise, Wrong
+from lessonlib.exercises import Exercise, Wrong, unwritten
+from lessonlib.exercises.label_mistakes import check_count, check_mask, check_shift
 from lessonlib.exercises.lesson03_parity import kl, q8_bytes
 from lessonlib.exercises.lesson03_template import llama_tokenizer, markers, modelfile
-
-
-def _unwritten(*_: object) -> object:
-    """The starting point of every exercise that asks for a function."""
-    return ...
 
 
 def _flat(given: Any) -> list[int]:
@@ -147,7 +143,7 @@ one_bos = Exercise(
         "en": "One BOS, wherever the text came from. With `messages` none of this is needed: template and "
         "tokenizer no longer compete for it.",
     },
-    start=_unwritten,
+    start=unwritten,
 )
 
 
@@ -187,16 +183,8 @@ def _judge_responses(responses: Callable[[list[int], list[int], int], Any]) -> N
         got, want = _flat(responses(list(ids), list(header), end)), solve_responses(ids, header, end)
         if got == want:
             continue
-        if len(got) != len(ids):
-            raise Wrong(
-                vi=f"Mỗi token một nhãn: cần {len(ids)}, bạn có {len(got)}. Không tính loss thì là -100.",
-                en=f"One label a token: {len(ids)} of them, you gave {len(got)}. Without loss it is -100.",
-            )
-        if set(got) <= {0, 1}:
-            raise Wrong(
-                vi="Đó là mask 0/1. Nhãn là chính id của token, hoặc -100 ở chỗ không tính loss.",
-                en="That is a mask of 0 and 1. A label is the token's id, or -100 where there is no loss.",
-            )
+        check_count(got, len(ids))
+        check_mask(got)
         _judge_spans(ids, got, want, header, end)
         at = _first_difference(got, want)
         raise Wrong(
@@ -222,11 +210,7 @@ def _judge_spans(
             vi="Không token nào tính loss: không tìm thấy header. Hãy so từng đoạn dài len(header).",
             en="No token carries loss: the header was not found. Compare slices of the length len(header).",
         )
-    if got == [*want[1:], -100]:
-        raise Wrong(
-            vi="Nhãn bị dịch một vị trí. Mô hình của transformers tự dịch: nhãn đứng cùng chỗ với token.",
-            en="The labels are shifted by one. transformers' models shift them: leave them in place.",
-        )
+    check_shift(got, want)
     for which, (vi, en) in ((0, ("đầu tiên", "first")), (-1, ("cuối cùng", "last"))):
         start, stop = spans[which]
         if len(spans) > 1 and got == [-100] * start + ids[start:stop] + [-100] * (len(ids) - stop):
@@ -286,7 +270,7 @@ responses = Exercise(
         "vi": "Đây là việc mà train_on_responses_only của Unsloth làm. Bây giờ bạn kiểm tra được nó.",
         "en": "This is what Unsloth's train_on_responses_only does. Now you can check it.",
     },
-    start=_unwritten,
+    start=unwritten,
 )
 
 
@@ -418,7 +402,7 @@ fill = Exercise(
         "en": "The same value on both sides: the model learns to copy the order number from the question, "
         "not to print {{...}}.",
     },
-    start=_unwritten,
+    start=unwritten,
 )
 
 ALL = (fill, one_bos, responses, q8_bytes, kl, modelfile, markers)

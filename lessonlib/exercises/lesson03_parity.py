@@ -4,15 +4,10 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lessonlib.exercises import Exercise, Wrong
+from lessonlib.exercises import Exercise, Wrong, unwritten
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-def _unwritten(*_: object) -> object:
-    """The starting point of every exercise that asks for a function."""
-    return ...
 
 
 # 4. How far two models are apart --------------------------------------------------------------------------
@@ -165,7 +160,7 @@ kl = Exercise(
         "vi": "Top-1 chỉ hỏi token nào đứng đầu; KL hỏi cả phân bố đã xê dịch bao nhiêu.",
         "en": "Top-1 only asks which token is first; KL asks how far the whole distribution has moved.",
     },
-    start=_unwritten,
+    start=unwritten,
 )
 
 
@@ -258,5 +253,5 @@ q8_bytes = Exercise(
         "en": "34 bytes for 32 weights are 8.5 bits and not 8. q4_k: 144 bytes for 256 weights, 4.5 bits "
         "and not 4.",
     },
-    start=_unwritten,
+    start=unwritten,
 )

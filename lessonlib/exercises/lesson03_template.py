@@ -5,12 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lessonlib import paths
-from lessonlib.exercises import Exercise, Wrong
-
-
-def _unwritten(*_: object) -> object:
-    """The starting point of every exercise that asks for a function."""
-    return ...
+from lessonlib.exercises import Exercise, Wrong, unwritten
 
 
 def llama_tokenizer() -> Any:
@@ -137,7 +132,7 @@ markers = Exercise(
         "en": "Each of Llama's markers is 1 token. ChatML's break into pieces that tell the model nothing, "
         "nor did it ever learn to end with <|im_end|>. The cure: the training's chat template in the file.",
     },
-    start=_unwritten,
+    start=unwritten,
 )
 
 
@@ -321,5 +316,5 @@ modelfile = Exercise(
         "vi": "Khuôn và stop quyết định một tệp GGUF trả lời rồi dừng, hay nói mãi không thôi.",
         "en": "Template and stops decide whether a GGUF answers and ends, or talks on and on.",
     },
-    start=_unwritten,
+    start=unwritten,
 )

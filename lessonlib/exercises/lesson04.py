@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-from lessonlib.exercises import Exercise, Wrong
-from lessonlib.exercises.lesson04_calls import allowed, literal, unwritten
+from lessonlib.exercises import Exercise, Wrong, unwritten
+from lessonlib.exercises.lesson04_calls import allowed, literal
 from lessonlib.exercises.lesson04_scoring import invented, match
 from lessonlib.exercises.lesson04_training import adapter_size, labels
 

@@ -7,15 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-from lessonlib.exercises import Exercise, Wrong
+from lessonlib.exercises import Exercise, Wrong, unwritten
 
 # What is given, the right answer, and what to say where the learner's differs: (given, want, vi, en).
 Case = tuple[tuple[Any, ...], Any, str, str]
-
-
-def unwritten(*_: object) -> object:
-    """The starting point of every exercise that asks for a function."""
-    return ...
 
 
 def judge_cases(answer: Callable[..., Any], cases: Sequence[Case], kind: type) -> None:

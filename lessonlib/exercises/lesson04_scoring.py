@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lessonlib.exercises import Exercise, Wrong
-from lessonlib.exercises.lesson04_calls import Case, judge_cases, unwritten
+from lessonlib.exercises import Exercise, Wrong, unwritten
+from lessonlib.exercises.lesson04_calls import Case, judge_cases
 
 # 6. Parallel calls ----------------------------------------------------------------------------------------
 

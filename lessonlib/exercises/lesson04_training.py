@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 
-from lessonlib.exercises import Exercise, Wrong
-from lessonlib.exercises.lesson04_calls import unwritten
+from lessonlib.exercises import Exercise, Wrong, unwritten
+from lessonlib.exercises.label_mistakes import check_count, check_mask, check_shift
 
 # 3. What the adapter weighs -------------------------------------------------------------------------------
 
@@ -178,21 +178,9 @@ def _judge_labels(labels: Callable[[Turns, list[int]], Any]) -> None:
         got = list(got)
         if got == want:
             continue
-        if len(got) != len(want):
-            raise Wrong(
-                vi=f"Mỗi token một nhãn: cần {len(want)}, bạn có {len(got)}. Không tính loss thì là -100.",
-                en=f"One label a token: {len(want)} of them, you gave {len(got)}. Without loss it is -100.",
-            )
-        if got == [*want[1:], -100]:
-            raise Wrong(
-                vi="Nhãn bị dịch một vị trí. Mô hình của transformers tự dịch: nhãn đứng cùng chỗ với token.",
-                en="The labels are shifted by one. transformers' models shift them: leave them in place.",
-            )
-        if set(got) <= {0, 1}:
-            raise Wrong(
-                vi="Đó là mask 0/1. Nhãn là chính id của token, hoặc -100 ở chỗ không tính loss.",
-                en="That is a mask of 0 and 1. A label is the token's id, or -100 where there is no loss.",
-            )
+        check_count(got, len(want))
+        check_shift(got, want)
+        check_mask(got)
         _judge_turns(turns, len(header), got)
         raise Wrong(
             vi=f"Nhãn phải là {want}, bạn trả về {got}.", en=f"They should be {want}, you gave {got}."

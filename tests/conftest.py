@@ -25,6 +25,18 @@ def english():
     language.use(None)
 
 
+@pytest.fixture
+def headless(monkeypatch):
+    """A run that nobody watches: panels answer their sample questions."""
+    monkeypatch.setenv("LESSONLIB_HEADLESS", "1")
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """A notebook with a learner in front of it."""
+    monkeypatch.delenv("LESSONLIB_HEADLESS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def load_make():
     """A function that imports the make.py of a shipped dataset."""

@@ -59,16 +59,6 @@ def seen(shown):
     return [html.unescape(re.sub(r"<[^<>]*>", "", row)) for row in rows]
 
 
-@pytest.fixture
-def headless(monkeypatch):
-    monkeypatch.setenv("LESSONLIB_HEADLESS", "1")
-
-
-@pytest.fixture
-def watched(monkeypatch):
-    monkeypatch.delenv("LESSONLIB_HEADLESS", raising=False)
-
-
 def parts(box):
     """The box's parts: what is shown, the text, the two buttons, the status."""
     shown, asked, (ask, clear), status = (

@@ -205,16 +205,6 @@ def test_lists_of_another_length_are_refused():
 # --- ask ---
 
 
-@pytest.fixture
-def headless(monkeypatch):
-    monkeypatch.setenv("LESSONLIB_HEADLESS", "1")
-
-
-@pytest.fixture
-def watched(monkeypatch):
-    monkeypatch.delenv("LESSONLIB_HEADLESS", raising=False)
-
-
 def test_headless_is_a_table_of_greedy_answers(headless, tiny_bloom, tokenizer):
     from lessonlib.evaluation import answers
 

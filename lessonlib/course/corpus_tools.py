@@ -287,18 +287,14 @@ def _talk(rng: random.Random, words: _Words, kind: str) -> Iterator[tuple[str, s
     request = _asked(rng, words, language, tool, values, alone)
     if kind == "parallel":
         second = tool if rng.random() < 0.5 else rng.choice(tools)
-        more = _values(rng, words, second)
-        then = _request(rng, language, second, more, False)
-        join = rng.choice((AT_ONCE if words.in_turn else JOIN)[language])
-        asked = request.rstrip(".?") + join + then[:1].lower() + then[1:]
-        yield "user", f"{offer}\n\n{asked}"
+        ways = AT_ONCE if words.in_turn else JOIN
+        request, more = _and_then(rng, words, language, request, second, ways)
+        yield "user", f"{offer}\n\n{request}"
         yield "assistant", f"{tool.name}, {second.name}: {_call(tool, values)}{_call(second, more)}"
         return
     if kind == "several":
         second = rng.choice([other for other in tools if other is not tool])
-        more = _values(rng, words, second)
-        then = _request(rng, language, second, more, False)
-        request = request.rstrip(".?") + rng.choice(IN_TURN[language]) + then[:1].lower() + then[1:]
+        request, more = _and_then(rng, words, language, request, second, IN_TURN)
     yield "user", f"{offer}\n\n{request}"
     yield "assistant", f"{tool.name}: {_call(tool, values)}"
     if kind == "several":
@@ -314,6 +310,16 @@ def _talk(rng: random.Random, words: _Words, kind: str) -> Iterator[tuple[str, s
         told = ", ".join(f"{key} {value}" for key, value in result["found"].items())
         first = next(iter(values.values()))
         yield "assistant", f"done: {first}: {told}."
+
+
+def _and_then(
+    rng: random.Random, words: _Words, language: int, request: str, tool: _Tool,
+    ways: tuple[tuple[str, ...], ...],
+) -> tuple[str, dict[str, str | int | float]]:
+    """The request with one more for `tool`, joined in one of the `ways` of its language; the new values."""
+    values = _values(rng, words, tool)
+    then = _request(rng, language, tool, values, False)
+    return request.rstrip(".?") + rng.choice(ways[language]) + then[:1].lower() + then[1:], values
 
 
 def _result(rng: random.Random, words: _Words, tool: _Tool) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from unittest import mock
 import pytest
 from nbval.plugin import IPyNbFile
 
-from lessonlib.course.execute import environment
+from lessonlib_course.execute import environment
 
 LANGUAGES = ("vi", "en")
 

@@ -44,12 +44,12 @@ def rates(model: Any, tokenizer: Any, splits: Any) -> dict[str, str]:
 
 def trained(seed: int, folder: Path) -> tuple[Any, Any]:
     """The twin after the lesson's fine-tuning with this seed."""
-    from lessonlib import chat, data, lora, models, runtime, special_tokens, tools, training
+    from lessonlib import data, formatting, lora, models, runtime, tools, training
 
     rt = runtime.detect(family="gemma2", work=folder)
     base, tokenizer = models.load("gemma-2-2b", rt)
-    ids = special_tokens.add(base, tokenizer, tools.TAGS)
-    rows = chat.encode(
+    ids = lora.add_tokens(base, tokenizer, tools.TAGS)
+    rows = formatting.encode_chats(
         tools.chats(data.load_chats("function_calls")["train"], style=STYLE), tokenizer, max_length=LENGTH
     )
     model = lora.attach(base, lora.lora_config(base, **LORA, new_tokens=ids), rt, seed=seed)
@@ -66,7 +66,7 @@ def main() -> None:
     """Base and tuned models side by side."""
     import pandas as pd
 
-    from lessonlib import data, models, runtime, special_tokens, tools
+    from lessonlib import data, lora, models, runtime, tools
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
@@ -74,7 +74,7 @@ def main() -> None:
     splits = data.load_chats("function_calls")
     with tempfile.TemporaryDirectory() as folder:
         base, tokenizer = models.load("gemma-2-2b", runtime.detect(family="gemma2", work=folder))
-        special_tokens.add(base, tokenizer, tools.TAGS)
+        lora.add_tokens(base, tokenizer, tools.TAGS)
         found = {"base": rates(base, tokenizer, splits)}
         for seed in seeds:
             found[f"seed {seed}"] = rates(*trained(seed, Path(folder)), splits)

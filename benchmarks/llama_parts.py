@@ -124,7 +124,8 @@ def table_of_shares() -> dict[str, dict[str, float]]:
 
 def twins_tokenizer() -> Any:
     """The tokenizer that ships with the course."""
-    from lessonlib import models, runtime
+    from lessonlib.models import _loading as models
+    from lessonlib.runtime import _detect as runtime
 
     with tempfile.TemporaryDirectory() as work:
         backend = BACKENDS["plain"]
@@ -136,11 +137,11 @@ def rows(tokenizer: Any, names: Sequence[str]) -> "Dataset":
     """The training rows of these datasets: input_ids and labels, loss on the assistant's turns."""
     from datasets import concatenate_datasets
 
-    from lessonlib import chat, data
+    from lessonlib import data, formatting
 
     options = {"max_length": LESSON["length"], "template_options": LESSON["template_options"]}
     return concatenate_datasets([
-        chat.encode(data.load_chats(name)["train"], tokenizer, **options) for name in names
+        formatting.encode_chats(data.load_chats(name)["train"], tokenizer, **options) for name in names
     ])
 
 
@@ -194,7 +195,7 @@ def clock(tokens: Tokens, device: str) -> Any:
 
 def runtime_for(backend: str, gpu: bool, work: str) -> Any:
     """The lesson's runtime on a T4 (fp16, nf4) or in rehearsal, with this backend and no other."""
-    from lessonlib import runtime
+    from lessonlib.runtime import _detect as runtime
 
     settings: dict[str, Any] = {"profile": "rehearsal"}
     if gpu:
@@ -250,7 +251,8 @@ def train(run: str, steps: int, *, gpu: bool = False, cap: float = 14.7, folder:
         from peft import PeftModel  # noqa: F401
         from trl import SFTTrainer  # noqa: F401
 
-        from lessonlib import lora, models, training
+        from lessonlib import lora, training
+        from lessonlib.models import _loading as models
 
         settings = LESSON["training"] | BATCHINGS[batching] | ({} if gpu else {"optim": CPU_OPTIMISER})
         settings |= {"max_steps": steps, "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True}
@@ -299,7 +301,7 @@ def build(folder: str, device: str = "cuda") -> dict[str, int]:
     """Writes the real architecture with random weights, and the twin's tokenizer, which needs no download."""
     import random_model
 
-    from lessonlib import models
+    from lessonlib.models import _loading as models
 
     number = random_model.write(models.config(KEY), twins_tokenizer(), Path(folder), device=device)
     return {"weights": number}

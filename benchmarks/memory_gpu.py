@@ -25,8 +25,11 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # from a clone, without installing
 
-from lessonlib import language, lora, memory, models
-from lessonlib.quantisation import quantised_linears
+from lessonlib import lora
+from lessonlib.models import _loading as models
+from lessonlib.models._quantisation import quantised_linears
+from lessonlib.runtime import _language as language
+from lessonlib.training import _memory as memory
 
 if TYPE_CHECKING:
     import pandas as pd

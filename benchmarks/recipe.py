@@ -75,7 +75,7 @@ class Parts:
         from transformers import set_seed
 
         from lessonlib import data, formatting, models, runtime
-        from lessonlib.lora import lora_config
+        from lessonlib.lora._config import lora_config
 
         self.work = tempfile.TemporaryDirectory()
         self.runtime = runtime.detect(family="bloom", profile="rehearsal", work=self.work.name)
@@ -94,7 +94,7 @@ class Parts:
 
     def loss(self) -> float:
         """Held-out loss: nats per token of the answers and their EOS."""
-        from lessonlib.evaluation import answer_loss
+        from lessonlib.evaluation._answers import answer_loss
 
         model: Any = self.model
         return answer_loss(model, self.held_out)

@@ -213,7 +213,7 @@ for question, text in zip(QUESTIONS, answer(base, QUESTIONS), strict=True):
 # %% id="read-naive"
 import json
 
-from lessonlib.paths import dataset_dir
+from lessonlib.runtime import dataset_dir
 
 raw = dataset_dir("ai_qa_vi") / "raw.jsonl"
 for number, line in enumerate(raw.read_text(encoding="utf-8").split("\n"), 1):
@@ -528,17 +528,17 @@ checkpointed = saved_bytes(model, batch)
 print(f"kept for the backward pass: {plain / 2**20:.0f} MiB, with checkpointing {checkpointed / 2**20:.0f} MiB")
 
 # %% [markdown] id="plan-text" lang="vi"
-# Còn ở kích thước thật thì sao? `memory.plan` cộng từng phần cho BLOOM-560m với đúng cấu hình của bài gốc (batch 2, dài 512) trên T4, **trước khi tải bất cứ thứ gì**. Trọng số, adapter, gradient và optimizer là số chính xác; activation và logits là ước tính theo công thức ghi trong tài liệu của hàm.
+# Còn ở kích thước thật thì sao? `training.memory_plan` cộng từng phần cho BLOOM-560m với đúng cấu hình của bài gốc (batch 2, dài 512) trên T4, **trước khi tải bất cứ thứ gì**. Trọng số, adapter, gradient và optimizer là số chính xác; activation và logits là ước tính theo công thức ghi trong tài liệu của hàm.
 # %% [markdown] id="plan-text" lang="en"
-# And at the real size? `memory.plan` adds up every part for BLOOM-560m in the article's setting (batch 2, length 512) on a T4, **before anything is downloaded**. Weights, adapters, gradients and optimiser are exact; activations and logits are an estimate by the formula in the function's docstring.
+# And at the real size? `training.memory_plan` adds up every part for BLOOM-560m in the article's setting (batch 2, length 512) on a T4, **before anything is downloaded**. Weights, adapters, gradients and optimiser are exact; activations and logits are an estimate by the formula in the function's docstring.
 
 # %% id="plan"
-from lessonlib import memory
+from lessonlib import training
 
-plan = memory.plan(
+plan = training.memory_plan(
     models.skeleton("bloom-560m"), lora=article_lora, batch_size=2, length=512, dtype="float16", checkpointing=True
 )
-print(memory.verdict(plan, gib=14.7))
+print(training.memory_verdict(plan, gib=14.7))
 plan
 
 # %% [markdown] id="article-train-text" lang="vi"
@@ -1135,7 +1135,7 @@ for folder in ("adapter", "merged"):
     size = sum(file.stat().st_size for file in (work / folder).glob("*.safetensors"))
     print(f"{folder}: {size:,} bytes of weights")
 prompts = asked["new_wordings"]["prompt"][:16]
-export.parity(tuned, merged, tokenizer, prompts, tolerance=rt.pick(rehearsal=1e-3, t4=5e-2))
+evaluation.parity(tuned, merged, tokenizer, prompts, tolerance=rt.pick(rehearsal=1e-3, t4=5e-2))
 
 # %% [markdown] id="ask-text" lang="vi"
 # Bản gộp là mô hình bạn mang đi dùng. Hỏi nó (trong Colab và Jupyter là một ô nhập liệu; khi chạy không giao diện là bảng câu trả lời cho các câu mẫu):
@@ -1174,7 +1174,7 @@ print(saved.name)
 # | loss bằng 0 hoặc `nan` ngay từ đầu | mọi nhãn đều -100; fp16 tràn số | `formatting.encode` báo dòng nào; tham số học phải là fp32 |
 # | trả lời đúng rồi viết mãi không dừng | `</s>` không được học | `formatting.encode` luôn thêm và tính loss `</s>` |
 # | thuộc lòng câu train, hỏi kiểu khác thì hỏng | quá khớp, ít cách hỏi | thêm cách hỏi cho mỗi sự kiện, giảm epoch |
-# | `CUDA out of memory` | batch hay độ dài quá lớn | `memory.plan` trước khi chạy; giảm batch, tăng accumulation |
+# | `CUDA out of memory` | batch hay độ dài quá lớn | `training.memory_plan` trước khi chạy; giảm batch, tăng accumulation |
 # | Colab ngắt phiên | bình thường với bản miễn phí | bật `USE_DRIVE`, chạy lại: `training.fit` đi tiếp |
 #
 # **Đã chạy và chưa chạy.** Kết quả lưu trong notebook này do twin trên CPU tạo ra. Cấu hình thật của BLOOM-560m được dựng trên `meta`; trọng số thật và T4 thật thì chưa chạy ở đây, các con số 13,34 và 10,59 là của bài gốc.
@@ -1196,7 +1196,7 @@ print(saved.name)
 # | a loss of 0 or `nan` from the start | all labels are -100; fp16 overflow | `formatting.encode` names the row; trainable parameters must be fp32 |
 # | a right answer that never stops | `</s>` was not learnt | `formatting.encode` always adds it and counts it |
 # | training questions by heart, other wordings fail | overfitting, too few wordings | more wordings for each fact, fewer epochs |
-# | `CUDA out of memory` | batch or length too large | `memory.plan` first; smaller batch, more accumulation |
+# | `CUDA out of memory` | batch or length too large | `training.memory_plan` first; smaller batch, more accumulation |
 # | Colab drops the session | normal on the free tier | set `USE_DRIVE`, run again: `training.fit` goes on |
 #
 # **What was run and what was not.** The outputs stored in this notebook come from the twin on a CPU. The real configuration of BLOOM-560m was built on `meta`; the real weights and a real T4 were not run here, and the figures 13.34 and 10.59 are the article's own.

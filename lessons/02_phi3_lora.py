@@ -294,7 +294,7 @@ print("3. keeps the weights of the layer it replaces:", torch.equal(fresh.weight
 # The layers in `lessonlib.lora.layers` compute the same, but have **no hidden state**: `.eval()` leaves weights alone, `merge()` and `unmerge()` are commands that you give, and what would damage the model is refused, with the cure. Open the source (`layers.Linear??` in Jupyter): it is written to be read.
 
 # %% id="ours"
-from lessonlib.language import LessonError
+from lessonlib.runtime import LessonError
 
 ours = candidates["lessonlib"]
 with torch.no_grad():
@@ -562,21 +562,21 @@ by_hand = labels_by_hand(ids)
 print(f"{len(conversation)} messages, {len(ids)} tokens, {sum(label != -100 for label in by_hand)} with loss")
 
 # %% [markdown] id="encode-text" lang="vi"
-# Cách trên chỉ đúng với Phi-3. `chat.encode` của lessonlib làm việc đó cho *bất kỳ* chat template nào: nó hỏi chính template xem mỗi lượt bắt đầu và kết thúc ở đâu, và kiểm tra rằng token mô hình thấy lúc huấn luyện đúng là token nó sẽ thấy lúc trả lời. (TRL có `assistant_only_loss=True`, nhưng cần template có đánh dấu `{% generation %}`; template công bố của Phi-3 không có. Với Phi-3, Llama 3 và Gemma, test so nhãn của ta với nhãn của TRL.)
+# Cách trên chỉ đúng với Phi-3. `formatting.encode_chats` của lessonlib làm việc đó cho *bất kỳ* chat template nào: nó hỏi chính template xem mỗi lượt bắt đầu và kết thúc ở đâu, và kiểm tra rằng token mô hình thấy lúc huấn luyện đúng là token nó sẽ thấy lúc trả lời. (TRL có `assistant_only_loss=True`, nhưng cần template có đánh dấu `{% generation %}`; template công bố của Phi-3 không có. Với Phi-3, Llama 3 và Gemma, test so nhãn của ta với nhãn của TRL.)
 #
-# `chat.usable` tách trước những dòng hỏng kèm lý do; `long="cut_turns"` bỏ bớt các lượt cuối của hội thoại quá dài, không bao giờ cắt ngang một câu trả lời.
+# `formatting.usable_chats` tách trước những dòng hỏng kèm lý do; `long="cut_turns"` bỏ bớt các lượt cuối của hội thoại quá dài, không bao giờ cắt ngang một câu trả lời.
 # %% [markdown] id="encode-text" lang="en"
-# That works for Phi-3 alone. Lessonlib's `chat.encode` does it for *any* chat template: it asks the template itself where each turn begins and ends, and checks that the tokens of training are those which the model will see when it answers. (TRL has `assistant_only_loss=True`, which needs a template marked with `{% generation %}`; Phi-3's published one is not. For Phi-3, Llama 3 and Gemma tests compare our labels with TRL's.)
+# That works for Phi-3 alone. Lessonlib's `formatting.encode_chats` does it for *any* chat template: it asks the template itself where each turn begins and ends, and checks that the tokens of training are those which the model will see when it answers. (TRL has `assistant_only_loss=True`, which needs a template marked with `{% generation %}`; Phi-3's published one is not. For Phi-3, Llama 3 and Gemma tests compare our labels with TRL's.)
 #
-# `chat.usable` first sorts out broken rows, with the reason; `long="cut_turns"` leaves out the last turns of a conversation that is too long, and never cuts an answer in two.
+# `formatting.usable_chats` first sorts out broken rows, with the reason; `long="cut_turns"` leaves out the last turns of a conversation that is too long, and never cuts an answer in two.
 
 # %% id="encode"
-from lessonlib import chat, views
+from lessonlib import formatting, views
 
 MAX_LENGTH = rt.pick(rehearsal=256, t4=1024)
-splits["train"], problems = chat.usable(splits["train"], tokenizer)  # what is found in data nobody looked through
+splits["train"], problems = formatting.usable_chats(splits["train"], tokenizer)  # what is found in data nobody looked through
 print("rows that cannot be used:", len(problems))
-rows = chat.encode(splits, tokenizer, max_length=MAX_LENGTH, long="cut_turns")  # cut: ultrachat has long ones
+rows = formatting.encode_chats(splits, tokenizer, max_length=MAX_LENGTH, long="cut_turns")  # cut: ultrachat has long ones
 number = splits["train"]["messages"].index(conversation)
 row = rows["train"][number]
 end_of_text = tokenizer.eos_token_id  # the template's last token, after the last <|end|>
@@ -628,12 +628,12 @@ print(f"packed to {MAX_LENGTH}:          {content / (MAX_LENGTH * len(packed)):.
 # Once packed, the tokens of one conversation stand behind those of another. If attention doesn't know where one ends, the second *reads* the first. For Llama, Phi-3 and Gemma-2 transformers finds the borders by `position_ids` that start again at 0 with each conversation. BLOOM has no `position_ids`. Don't trust, measure: the largest difference of a logit between a conversation among others and the same one alone.
 
 # %% id="leak"
-from lessonlib import paths
-from lessonlib.parity import packing_leak
+from lessonlib import runtime
+from lessonlib.evaluation import packing_leak
 from transformers import AutoModelForCausalLM
 
 neighbours = rows["train"].select(range(4))
-bloom = AutoModelForCausalLM.from_pretrained(paths.twin_dir("bloom"), dtype=torch.float32).eval()
+bloom = AutoModelForCausalLM.from_pretrained(runtime.twin_dir("bloom"), dtype=torch.float32).eval()
 any_ids = [{"input_ids": [token % bloom.config.vocab_size for token in row["input_ids"]]} for row in neighbours]
 leaks = {"Phi-3": packing_leak(base, neighbours), "BLOOM": packing_leak(bloom, any_ids)}
 for name, leak in leaks.items():
@@ -745,7 +745,7 @@ RECIPE = dict(
 tests = {name: splits[name] for name in ("test", "unseen_topics")}
 prompts, references, answers, losses, histories = {}, {}, {}, {}, {}
 for name, split in tests.items():
-    prompts[name], references[name] = chat.prompts(split, tokenizer)
+    prompts[name], references[name] = formatting.chat_prompts(split, tokenizer)
 
 
 def examine(name, model):
@@ -888,9 +888,9 @@ lesson02.quantise.help()
 # What do four bits do to a matrix? On the left: the weights and the 16 levels. On the right: the error of each block. A block with one large stray value has a coarse scale for all its weights: that is why blocks are small.
 
 # %% id="picture"
-from lessonlib import charts
+from lessonlib import views
 
-charts.quantisation(weight)
+views.quantisation_chart(weight)
 
 # %% [markdown] id="errors-text" lang="vi"
 # Cùng ma trận ấy qua vài cách nén. `fp4` là số thực dấu phẩy động 4 bit thông thường; khối 4096 là gần như không chia khối:
@@ -898,11 +898,11 @@ charts.quantisation(weight)
 # The same matrix compressed in several ways. `fp4` is an ordinary 4-bit floating-point number; blocks of 4096 are nearly no blocks at all:
 
 # %% id="errors"
-from lessonlib import quantisation
+from lessonlib import models
 
 ways = {"nf4, blocks of 64": ("nf4", 64), "fp4, blocks of 64": ("fp4", 64), "nf4, blocks of 4096": ("nf4", 4096)}
 pd.concat({
-    name: quantisation.quantisation_error(weight, quant_type=kind, blocksize=size).set_index("double_quantisation")
+    name: models.quantisation_error(weight, quant_type=kind, blocksize=size).set_index("double_quantisation")
     for name, (kind, size) in ways.items()
 }).round(3)
 
@@ -957,36 +957,36 @@ pd.Series(losses, name="loss on test").round(2).to_frame()
 # %% [markdown] id="memory-text" lang="vi"
 # ## 8. Có vừa T4 không? Tính trước khi tải
 #
-# `memory.plan` cộng từng phần cho **Phi-3-mini thật**, chỉ từ kiến trúc (không tải gì): trọng số, hằng số lượng tử hóa, adapter, gradient, bộ tối ưu, activation, logits. Trọng số, adapter và bộ tối ưu được đếm chính xác đến từng byte (có test so với tensor thật); activation và logits là ước lượng.
+# `training.memory_plan` cộng từng phần cho **Phi-3-mini thật**, chỉ từ kiến trúc (không tải gì): trọng số, hằng số lượng tử hóa, adapter, gradient, bộ tối ưu, activation, logits. Trọng số, adapter và bộ tối ưu được đếm chính xác đến từng byte (có test so với tensor thật); activation và logits là ước lượng.
 #
 # Ba điều hay bị quên: adapter ở fp32 kéo theo gradient và hai trạng thái AdamW, 16 byte cho mỗi tham số học; **logits** của từ vựng 32.064 chiếm 12 byte × số token × 32.064; và gradient checkpointing đáng giá nhất ở chính chỗ này.
 # %% [markdown] id="memory-text" lang="en"
 # ## 8. Does it fit a T4? Compute before you download
 #
-# `memory.plan` adds up, part by part, what the **real Phi-3-mini** will take, from its architecture alone (nothing is downloaded): weights, quantisation constants, adapters, gradients, optimiser, activations, logits. Weights, adapters and optimiser are counted to the byte (tests compare them with real tensors); activations and logits are estimates.
+# `training.memory_plan` adds up, part by part, what the **real Phi-3-mini** will take, from its architecture alone (nothing is downloaded): weights, quantisation constants, adapters, gradients, optimiser, activations, logits. Weights, adapters and optimiser are counted to the byte (tests compare them with real tensors); activations and logits are estimates.
 #
 # Three things are often forgotten: adapters in fp32 bring gradients and two AdamW states with them, 16 bytes for each number that learns; the **logits** of a vocabulary of 32,064 take 12 bytes × tokens × 32,064; and this is where gradient checkpointing pays most.
 
 # %% id="memory"
-from lessonlib import memory
+from lessonlib import training
 
 real = models.skeleton("phi-3-mini")
 all_layers = lora.lora_config(real, r=16, alpha=32, dropout=0.05)
 shape = dict(lora=all_layers, batch_size=1, length=2048, dtype="float16")
 plans = {
-    "LoRA fp16": memory.plan(real, **shape),
-    "LoRA fp16, checkpointing": memory.plan(real, **shape, checkpointing=True),
-    "QLoRA nf4": memory.plan(real, **shape, quantisation="nf4", optim="paged_adamw_8bit"),
-    "QLoRA nf4, checkpointing": memory.plan(
+    "LoRA fp16": training.memory_plan(real, **shape),
+    "LoRA fp16, checkpointing": training.memory_plan(real, **shape, checkpointing=True),
+    "QLoRA nf4": training.memory_plan(real, **shape, quantisation="nf4", optim="paged_adamw_8bit"),
+    "QLoRA nf4, checkpointing": training.memory_plan(
         real, **shape, quantisation="nf4", optim="paged_adamw_8bit", checkpointing=True
     ),
 }
 for name, plan in plans.items():
-    print(f"{name:25} {memory.verdict(plan, 14.7)}")
+    print(f"{name:25} {training.memory_verdict(plan, 14.7)}")
 pd.DataFrame({name: plan.set_index("part")["gib"] for name, plan in plans.items()}).round(2)
 
 # %% id="memory-bars"
-charts.memory_bars(plans, card=14.7)
+views.memory_bars(plans, card=14.7)
 
 # %% [markdown] id="memory-look" lang="vi"
 # Đọc hình: LoRA 16 bit trên T4 chỉ vừa khi bật checkpointing. QLoRA để lại chỗ cho batch lớn hơn, dòng dài hơn, hoặc một mô hình to hơn. Đây là con số tính từ kiến trúc; khóa học chưa đo trên T4 thật (`benchmarks/memory_gpu.py` là lệnh để đo).
@@ -1118,7 +1118,7 @@ print("usual way loses over 5%:", usual_error / effect > 0.05)
 print("right way loses under 1%:", right_error / effect < 0.01)
 
 # %% id="parity"
-export.parity(qlora.model, merged, tokenizer, prompts["test"][:8], tolerance=rt.pick(rehearsal=1e-3, t4=0.2))
+evaluation.parity(qlora.model, merged, tokenizer, prompts["test"][:8], tolerance=rt.pick(rehearsal=1e-3, t4=0.2))
 
 # %% [markdown] id="sizes-text" lang="vi"
 # Ba thứ bạn có trong tay, và kích thước của chúng. Adapter chỉ dùng được cùng với mô hình gốc; bản gộp là một mô hình bình thường.
@@ -1154,10 +1154,10 @@ print(saved.name)
 # |---|---|---|
 # | số tham số học ít hơn dự tính | danh sách `target_modules` của kiến trúc khác | `lora.lora_config(model)`, rồi `lora.adapted` |
 # | `'DynamicCache' object has no attribute…` | mã cũ của Phi-3 tải từ Hub | bỏ `trust_remote_code` |
-# | trả lời xong vẫn viết tiếp lượt của người dùng | `<|end|>` không được học, hoặc không nằm trong danh sách dừng | `chat.encode`; xem `generation_config.eos_token_id` |
+# | trả lời xong vẫn viết tiếp lượt của người dùng | `<|end|>` không được học, hoặc không nằm trong danh sách dừng | `formatting.encode_chats`; xem `generation_config.eos_token_id` |
 # | loss giảm nhưng trả lời lẫn lộn các hội thoại | packing mà không có ranh giới | `packing_leak`; đừng packing với BLOOM, hay với attention eager của Gemma-2 khi chưa đo |
 # | `Attempting to unscale FP16 gradients` | adapter ở fp16 | `training.trainer` giữ adapter ở fp32 |
-# | `CUDA out of memory` | batch × độ dài × từ vựng | `memory.plan`; bật checkpointing; QLoRA |
+# | `CUDA out of memory` | batch × độ dài × từ vựng | `training.memory_plan`; bật checkpointing; QLoRA |
 # | bản gộp kém hơn lúc huấn luyện | gộp thẳng vào 4 bit | `export.merge` |
 #
 # **Đã chạy và chưa chạy.** Kết quả lưu trong notebook này do twin trên CPU tạo ra, kể cả QLoRA qua bitsandbytes. Cấu hình thật của Phi-3-mini được dựng trên `meta`; trọng số thật, T4 thật và việc tải `ultrachat_200k` từ Hub thì chưa chạy ở đây (đường tải được thử với một máy chủ giả lập Hub trong bộ test).
@@ -1177,10 +1177,10 @@ print(saved.name)
 # |---|---|---|
 # | fewer trainable parameters than expected | a `target_modules` list of another architecture | `lora.lora_config(model)`, then `lora.adapted` |
 # | `'DynamicCache' object has no attribute…` | Phi-3's old code from the Hub | leave out `trust_remote_code` |
-# | the answer goes on with the user's next turn | `<|end|>` was not learnt, or is not among the stops | `chat.encode`; look at `generation_config.eos_token_id` |
+# | the answer goes on with the user's next turn | `<|end|>` was not learnt, or is not among the stops | `formatting.encode_chats`; look at `generation_config.eos_token_id` |
 # | the loss falls but answers mix conversations | packing without borders | `packing_leak`; don't pack BLOOM, nor Gemma-2 with eager attention before you have measured |
 # | `Attempting to unscale FP16 gradients` | adapters in fp16 | `training.trainer` keeps adapters in fp32 |
-# | `CUDA out of memory` | batch × length × vocabulary | `memory.plan`; checkpointing; QLoRA |
+# | `CUDA out of memory` | batch × length × vocabulary | `training.memory_plan`; checkpointing; QLoRA |
 # | the merged model is worse than the trained one | merged straight into 4 bits | `export.merge` |
 #
 # **What was run and what was not.** The outputs stored in this notebook come from the twin on a CPU, QLoRA through bitsandbytes included. The real configuration of Phi-3-mini was built on `meta`; the real weights, a real T4, and the download of `ultrachat_200k` from the Hub were not run here (the download path is tried against a Hub-like server in the tests).

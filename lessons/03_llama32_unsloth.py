@@ -64,9 +64,9 @@
 # `BACKEND` chooses who loads and trains the model. Unsloth has to be imported **before** transformers, so `runtime.detect` does that at once. Where Unsloth is missing or cannot run you get one line that says so, and the lesson goes on with transformers.
 
 # %% id="extras"
-from lessonlib import extras
+from lessonlib import runtime
 
-extras.ensure("lesson03", "unsloth", "gguf")  # wandb, gpt4all; Unsloth; llama.cpp, which Colab compiles (some minutes)
+runtime.ensure("lesson03", "unsloth", "gguf")  # wandb, gpt4all; Unsloth; llama.cpp, which Colab compiles (some minutes)
 
 # %% id="runtime"
 from lessonlib import runtime
@@ -99,8 +99,8 @@ rt
 # W&B gets the numbers of the run and nothing else: lessonlib switches off the sending of code, git details and machine statistics.
 
 # %% id="login"
-from lessonlib import tracking
-from lessonlib.language import LessonError
+from lessonlib import training
+from lessonlib.runtime import LessonError
 
 for key in ("HF_TOKEN", "WANDB_API_KEY"):
     try:
@@ -207,7 +207,7 @@ for message in next(row for row in counseling["train"] if row["crisis"])["messag
 # %% id="placeholders"
 from datasets import Dataset
 from IPython.display import display
-from lessonlib import chat, hub_chats, placeholders
+from lessonlib import data, formatting
 
 bitext_like = Dataset.from_list([
     {"flags": "B", "category": "ORDER", "intent": "cancel_order", "instruction": "cancel order {{Order Number}} please",
@@ -217,14 +217,14 @@ bitext_like = Dataset.from_list([
     {"flags": "B", "category": "CONTACT", "intent": "contact_human_agent", "instruction": "let me talk to a person",
      "response": "Call {{Customer Support Phone Number}} on {{Customer Support Hours}}."},
 ])
-display(placeholders.find(bitext_like))
+display(data.find_placeholders(bitext_like))
 
 VALUES = {
     "Order Number": lambda draw: f"#{draw.randint(10_000, 99_999)}",
     "Currency Symbol": "$",
     "Refund Amount": lambda draw: f"{draw.randint(5, 300)}.00",
 }
-filled, report = placeholders.fill(bitext_like, VALUES, seed=0)
+filled, report = data.fill_placeholders(bitext_like, VALUES, seed=0)
 for row in filled:
     print(f"{row['instruction']}  ->  {row['response']}")
 report
@@ -271,20 +271,20 @@ chats = DatasetDict({
 })
 more = None
 if "bitext" in DATA:  # sorted by intent: take them all, then a sample
-    where, commit = hub_chats.BITEXT
+    where, commit = data.BITEXT
     rows = data.from_hub(where, revision=commit, split="train", rows=26_872)
-    rows, report = placeholders.fill(rows, hub_chats.BITEXT_VALUES)
+    rows, report = data.fill_placeholders(rows, data.BITEXT_VALUES)
     display(report)
-    more, report = hub_chats.from_bitext(rows, system=support["train"][1]["messages"][0]["content"])
+    more, report = data.from_bitext(rows, system=support["train"][1]["messages"][0]["content"])
 if "amod" in DATA:
-    where, commit = hub_chats.COUNSELING
+    where, commit = data.COUNSELING
     rows = data.from_hub(where, revision=commit, split="train", rows=3_512)
-    more, report = hub_chats.from_counseling(rows, system=counseling["train"][0]["messages"][0]["content"])
+    more, report = data.from_counseling(rows, system=counseling["train"][0]["messages"][0]["content"])
 if more is not None:
     display(report)
     sample = more.shuffle(seed=3407).select(range(min(400, len(more)))).select_columns(["messages"])
     chats["train"] = concatenate_datasets([chats["train"], sample])
-    chats["train"], problems = chat.usable(chats["train"], tokenizer)
+    chats["train"], problems = formatting.usable_chats(chats["train"], tokenizer)
 print(DATA, {name: len(split) for name, split in chats.items()})
 
 # %% [markdown] id="text-text" lang="vi"
@@ -338,7 +338,7 @@ except LessonError as error:
 # On the twin it moves little; what it does to another model nobody promises, and being right costs nothing. The real price of the `text` column is in the table below: the trainer puts loss on **every** token, the system prompt and the customer's question included.
 
 # %% id="text-loss"
-encoded = chat.encode(support["train"], tokenizer, max_length=512)
+encoded = formatting.encode_chats(support["train"], tokenizer, max_length=512)
 formatting.text_loss(as_text, encoded, tokenizer)
 
 # %% [markdown] id="one-bos-text" lang="vi"
@@ -365,17 +365,17 @@ lesson03.one_bos.help()
 # %% [markdown] id="mask-text" lang="vi"
 # ### `messages`, và loss chỉ trên lời của trợ lý
 #
-# Cách an toàn là giữ hội thoại ở dạng `messages` đến phút cuối, rồi để **một** chỗ lo cả template, BOS và nhãn. `chat.encode` làm việc đó: loss chỉ ở lời của trợ lý, kể cả `<|eot_id|>`, thứ dạy mô hình biết dừng. Unsloth gọi cách này là `train_on_responses_only`. Hai bên phải cho cùng nhãn, và ô sau kiểm tra bằng một dòng tay.
+# Cách an toàn là giữ hội thoại ở dạng `messages` đến phút cuối, rồi để **một** chỗ lo cả template, BOS và nhãn. `formatting.encode_chats` làm việc đó: loss chỉ ở lời của trợ lý, kể cả `<|eot_id|>`, thứ dạy mô hình biết dừng. Unsloth gọi cách này là `train_on_responses_only`. Hai bên phải cho cùng nhãn, và ô sau kiểm tra bằng một dòng tay.
 # %% [markdown] id="mask-text" lang="en"
 # ### `messages`, and loss on the assistant's words only
 #
-# The safe way is to keep conversations as `messages` to the last moment and to let **one** place see to template, BOS and labels. `chat.encode` does: loss on the assistant's words only, `<|eot_id|>` included, which teaches the model to stop. Unsloth calls this `train_on_responses_only`. Both must give the same labels, and the next cell checks it with one done by hand.
+# The safe way is to keep conversations as `messages` to the last moment and to let **one** place see to template, BOS and labels. `formatting.encode_chats` does: loss on the assistant's words only, `<|eot_id|>` included, which teaches the model to stop. Unsloth calls this `train_on_responses_only`. Both must give the same labels, and the next cell checks it with one done by hand.
 
 # %% id="mask"
 from lessonlib import views
 
 MAX_LENGTH = rt.pick(rehearsal=256, t4=2048)
-rows = chat.encode(chats, tokenizer, max_length=MAX_LENGTH)
+rows = formatting.encode_chats(chats, tokenizer, max_length=MAX_LENGTH)
 
 
 def labels_by_hand(ids, header, end):
@@ -400,11 +400,11 @@ views.token_mask(rows["train"][1], tokenizer)
 # %% [markdown] id="responses-text" lang="vi"
 # ### Bài tập 3. Nhãn cho hội thoại nhiều lượt
 #
-# Chỉ tính loss trên câu trả lời nghĩa là tìm header của trợ lý trong dãy token rồi lấy mọi thứ sau nó cho đến hết `<|eot_id|>`. Ô trên đã làm hộ; giờ hãy tự viết, không dùng `chat.encode`.
+# Chỉ tính loss trên câu trả lời nghĩa là tìm header của trợ lý trong dãy token rồi lấy mọi thứ sau nó cho đến hết `<|eot_id|>`. Ô trên đã làm hộ; giờ hãy tự viết, không dùng `formatting.encode_chats`.
 # %% [markdown] id="responses-text" lang="en"
 # ### Exercise 3. Labels for a conversation of several turns
 #
-# Response-only loss means finding the assistant's header among the tokens and taking all that follows, up to and with `<|eot_id|>`. Write those labels yourself, without `chat.encode`.
+# Response-only loss means finding the assistant's header among the tokens and taking all that follows, up to and with `<|eot_id|>`. Write those labels yourself, without `formatting.encode_chats`.
 
 # %% id="exercise-responses"
 # ids are a whole conversation, header the ids of the assistant's header, end the id of <|eot_id|>.
@@ -501,18 +501,18 @@ pd.Series(shares, name="content").map("{:.0%}".format).to_frame()
 # **Before training: will it fit?** The table below is computed for the real model, 3B, 4 bits, one row of 2048 tokens, from the architecture and not from this machine. Unsloth's notebook measured a peak of 6.531 GB on a T4 (14.748 GB) at batch 2; that figure is theirs, from their published output.
 
 # %% id="plan"
-from lessonlib import lora, memory
+from lessonlib import lora
 
 real = models.skeleton("llama-3.2-3b")
 unsloth_lora = lora.lora_config(real, r=16, alpha=16, dropout=0.0)
 plans = {
-    "nf4": memory.plan(real, lora=unsloth_lora, batch_size=1, length=2048, dtype="float16",
+    "nf4": training.memory_plan(real, lora=unsloth_lora, batch_size=1, length=2048, dtype="float16",
                        quantisation="nf4", optim="adamw_8bit"),
-    "nf4, checkpointing": memory.plan(real, lora=unsloth_lora, batch_size=1, length=2048, dtype="float16",
+    "nf4, checkpointing": training.memory_plan(real, lora=unsloth_lora, batch_size=1, length=2048, dtype="float16",
                                       quantisation="nf4", optim="adamw_8bit", checkpointing=True),
 }
 for name, plan in plans.items():
-    print(f"{name:20} {memory.verdict(plan, 14.7)}")
+    print(f"{name:20} {training.memory_verdict(plan, 14.7)}")
 pd.DataFrame({name: plan.set_index("part")["gib"] for name, plan in plans.items()}).round(2)
 
 # %% [markdown] id="base-text" lang="vi"
@@ -528,8 +528,8 @@ tests = {
 }
 prompts, references, answers, losses = {}, {}, {}, {}
 for name, split in tests.items():
-    prompts[name], references[name] = chat.prompts(split, tokenizer)
-held_out = {name: chat.encode(split, tokenizer, max_length=MAX_LENGTH) for name, split in tests.items()}
+    prompts[name], references[name] = formatting.chat_prompts(split, tokenizer)
+held_out = {name: formatting.encode_chats(split, tokenizer, max_length=MAX_LENGTH) for name, split in tests.items()}
 
 
 def examine(name, model):
@@ -545,7 +545,7 @@ for number in (0, 3):
     print(tests["support"][number]["messages"][-2]["content"], "\n   ->", answers["base"]["support"][number])
 
 # %% id="train"
-from lessonlib import live, training
+from lessonlib import training, views
 
 EVERY = rt.pick(rehearsal=64, t4=32)  # steps from one evaluation and checkpoint to the next
 SETTINGS = dict(
@@ -556,15 +556,15 @@ SETTINGS = dict(
     metric_for_best_model="eval_loss", seed=3407, max_length=MAX_LENGTH,
     train_sampling_strategy=rt.pick(rehearsal="random", t4="group_by_length"),
 )
-reporting = tracking.start(rt, project="lesson03", name="support-desk")
+reporting = training.start_tracking(rt, project="lesson03", name="support-desk")
 config = training.sft_config(rt, work / "run", **SETTINGS, **reporting)
 adapted = lora.attach(base, lora.lora_config(base, r=16, alpha=16, dropout=0.0), rt)
 trainer = training.trainer(
     adapted, tokenizer, rows["train"], config=config, eval_dataset=rows["validation"],
-    callbacks=[live.live_loss("support desk")],  # the loss curve, while it is being drawn
+    callbacks=[views.live_loss("support desk")],  # the loss curve, while it is being drawn
 )
 result = training.fit(trainer)
-run_folder = tracking.finish()
+run_folder = training.finish_tracking()
 model = trainer.model
 print(f"{result.global_step} steps, {model.num_parameters(only_trainable=True):,} trainable parameters")
 
@@ -581,7 +581,7 @@ print(f"training took {result.metrics.get('train_runtime', 0):.0f} s; memory {pe
 
 # %% id="history"
 history = training.history(trainer)
-kept = tracking.offline_history(run_folder)
+kept = training.offline_history(run_folder)
 both_there = history["loss"].notna() & kept["loss"].notna()
 print("losses in the W&B file:", both_there.sum(), "| equal to the trainer's:", (history["loss"] - kept["loss"])[both_there].abs().max() < 1e-6)
 views.loss_curve({rt.backend: history})
@@ -761,7 +761,7 @@ for name in answers:
 # %% id="export"
 import shutil
 
-from lessonlib import export, gguf
+from lessonlib import export
 
 out = work / "export"
 NAME = "Llama-3.2-3B-support-desk-vi"  # the licence asks for a name that begins with "Llama"
@@ -772,7 +772,7 @@ KINDS = {"export": ("f16", "q8_0", "q4_k_m"), "check": ("f32",)}
 files = {}
 for place, width in WIDTHS.items():
     export.merge(model, tokenizer, work / place / "merged", dtype=width)
-    files[place] = gguf.make(work / place / "merged", work / place / "gguf", name=NAME, kinds=KINDS[place])
+    files[place] = export.make_gguf(work / place / "merged", work / place / "gguf", name=NAME, kinds=KINDS[place])
 
 # %% id="sizes"
 def megabytes(path):
@@ -782,8 +782,8 @@ def megabytes(path):
 
 sizes = {"adapter": out / "adapter", "merged, 16 bits": out / "merged", **files["export"]}
 display(pd.Series({name: megabytes(path) for name, path in sizes.items()}, name="MB").round(2).to_frame())
-gguf.make(out / "merged", out / "gguf", name=NAME)  # a second run finds everything there
-told = gguf.describe(files["export"]["q4_k_m"])
+export.make_gguf(out / "merged", out / "gguf", name=NAME)  # a second run finds everything there
+told = export.describe_gguf(files["export"]["q4_k_m"])
 {name: told[name] for name in told if name != "chat_template"}
 
 # %% [markdown] id="q4-look" lang="vi"
@@ -834,11 +834,11 @@ lesson03.q8_bytes.help()
 # 5. what the **chat template** renders, and which **stop tokens** are declared.
 
 # %% id="parity"
-from lessonlib import gguf_parity
+from lessonlib import export
 
 report = {}
 for place in WIDTHS:
-    report[place] = gguf_parity.verify(
+    report[place] = export.verify_gguf(
         model, tokenizer, prompts=prompts["support"][:8], merged=work / place / "merged", gguf=files[place],
     )
     display(report[place])
@@ -923,18 +923,18 @@ views.ask(model, tokenizer, questions=[messages[-1]["content"] for messages in q
 # %% [markdown] id="apps-text" lang="vi"
 # ## 10. Ollama, Jan, LM Studio, GPT4All
 #
-# Bốn ứng dụng, một tệp GGUF. Mỗi ứng dụng cần biết thêm hai điều: chat template nào, dừng ở đâu. Phần lớn đọc từ GGUF; Ollama thì cần `Modelfile` với template viết bằng ngôn ngữ Go. `apps.write` ghi mọi thứ ra thư mục `apps`.
+# Bốn ứng dụng, một tệp GGUF. Mỗi ứng dụng cần biết thêm hai điều: chat template nào, dừng ở đâu. Phần lớn đọc từ GGUF; Ollama thì cần `Modelfile` với template viết bằng ngôn ngữ Go. `serving.write_apps` ghi mọi thứ ra thư mục `apps`.
 # %% [markdown] id="apps-text" lang="en"
 # ## 10. Ollama, Jan, LM Studio, GPT4All
 #
-# Four applications, one GGUF file. Each needs to know two more things: which chat template, and where to stop. Most read them from the GGUF; Ollama wants a `Modelfile` with a template in Go's language. `apps.write` puts all of it into the folder `apps`.
+# Four applications, one GGUF file. Each needs to know two more things: which chat template, and where to stop. Most read them from the GGUF; Ollama wants a `Modelfile` with a template in Go's language. `serving.write_apps` puts all of it into the folder `apps`.
 
 # %% id="apps"
-from lessonlib import apps
-from lessonlib.language import text
+from lessonlib import serving
+from lessonlib.runtime import text
 
 licence = rt.pick(rehearsal="apache-2.0", t4="llama3.2")
-written = apps.write(out, kind="q4_k_m")
+written = serving.write_apps(out, kind="q4_k_m")
 for program, folder in written.items():
     print(program, [path.name for path in sorted(folder.iterdir())])
 print((written["ollama"] / "Modelfile").read_text(encoding="utf-8"))
@@ -979,25 +979,25 @@ lesson03.modelfile.help()
 # Without a token the cell below pushes to a **Hub-like server** on this very machine, through the real `huggingface_hub` client. Then it downloads every file again and compares digests: is what arrived what was sent?
 
 # %% id="push"
-from lessonlib import publish
+from lessonlib import export
 
 SOURCES = {"support": ["customer_support_vi (CC BY 4.0)"]}
 SOURCES["support + counseling"] = [*SOURCES["support"], "counseling_vi (CC BY 4.0)"]
-SOURCES["support + bitext"] = [*SOURCES["support"], f"{hub_chats.BITEXT[0]} (CDLA-Sharing-1.0)"]
-SOURCES["support + amod"] = [*SOURCES["support"], f"{hub_chats.COUNSELING[0]} (RAIL-D)"]
-hub = publish.hub(rt)
+SOURCES["support + bitext"] = [*SOURCES["support"], f"{data.BITEXT[0]} (CDLA-Sharing-1.0)"]
+SOURCES["support + amod"] = [*SOURCES["support"], f"{data.COUNSELING[0]} (RAIL-D)"]
+hub = export.hub(rt)
 repo = f"{hub.user}/{NAME}"
-card = publish.model_card(
+card = export.model_card(
     repo_id=repo, kind="merged", base=models.source("llama-3.2-3b", rt)[0], licence=licence,
     data=SOURCES[DATA], dataset="customer_support_vi, counseling_vi",
     recipe={name: SETTINGS[name] for name in ("num_train_epochs", "learning_rate", "lr_scheduler_type", "optim", "seed")},
     scores={"exact_match": exact}, counseling=DATA != "support",
     gguf=f"gguf/{files['export']['q4_k_m'].name}", modelfile="apps/ollama/Modelfile",
 )
-publish.save_card(card, out / "merged")
+export.save_card(card, out / "merged")
 contents = {".": out / "merged", "adapter": out / "adapter", "gguf": out / "gguf", "apps": out / "apps"}
-done = publish.push(contents, repo, token=hub.token, endpoint=hub.endpoint)
-arrived = publish.compare(contents, repo, revision=done.oid, token=hub.token, endpoint=hub.endpoint)
+done = export.push(contents, repo, token=hub.token, endpoint=hub.endpoint)
+arrived = export.compare_push(contents, repo, revision=done.oid, token=hub.token, endpoint=hub.endpoint)
 print("files:", len(arrived), "| the same after downloading:", arrived["same"].sum())
 hub.close()
 Markdown(card.text)
@@ -1023,7 +1023,7 @@ shutil.copytree(out / "merged", wrong / "merged", dirs_exist_ok=True)
 other = AutoTokenizer.from_pretrained(out / "merged")
 other.chat_template = CHATML
 other.save_pretrained(wrong / "merged")
-bad = gguf.make(wrong / "merged", wrong / "gguf", name=NAME, kinds=("f16",))["f16"]
+bad = export.make_gguf(wrong / "merged", wrong / "gguf", name=NAME, kinds=("f16",))["f16"]
 
 for messages in questions:
     print("asked:    ", messages[-1]["content"])
@@ -1036,7 +1036,7 @@ for messages in questions:
 # Not one weight differs. `verify` is not fooled:
 
 # %% id="lab-verify"
-caught = gguf_parity.verify(model, tokenizer, prompts=prompts["support"][:4], gguf={"f16": bad})
+caught = export.verify_gguf(model, tokenizer, prompts=prompts["support"][:4], gguf={"f16": bad})
 print("in order:", caught.ok)
 for problem in caught.problems:
     print("-", problem)
@@ -1068,8 +1068,8 @@ for name, prompt in (("Llama's own", own), ("ChatML", chatml)):
     pieces = {marker: len(tokenizer.encode(marker, add_special_tokens=False)) for marker in dict.fromkeys(re.findall(r"<\|.*?\|>", prompt))}
     print(f"{name:12}", pieces)
 tokenizer.save_pretrained(wrong / "merged")  # the cure: the tokenizer that it was trained with
-mended = gguf.make(wrong / "merged", wrong / "gguf", name=NAME, kinds=("f16",))["f16"]
-print("in order:", gguf_parity.verify(model, tokenizer, prompts=prompts["support"][:4], gguf={"f16": mended}).ok)
+mended = export.make_gguf(wrong / "merged", wrong / "gguf", name=NAME, kinds=("f16",))["f16"]
+print("in order:", export.verify_gguf(model, tokenizer, prompts=prompts["support"][:4], gguf={"f16": mended}).ok)
 
 # %% id="metrics"
 saved = evaluation.save_metrics(
@@ -1094,11 +1094,11 @@ print(saved.name)
 # | Bạn thấy | Thường là do | Cách chữa |
 # |---|---|---|
 # | `401`/`403` khi nạp Llama | kho có cổng, chưa đồng ý giấy phép | mở trang mô hình; hoặc `mirror_if_refused=True` |
-# | notebook đứng ở "wandb: Enter your choice" | W&B hỏi khóa | `tracking.start`: không có khóa thì chạy ngoại tuyến |
+# | notebook đứng ở "wandb: Enter your choice" | W&B hỏi khóa | `training.start_tracking`: không có khóa thì chạy ngoại tuyến |
 # | mô hình xuất ra nói nhảm | sai chat template, hai BOS | `lessonlib export verify` |
-# | trả lời xong vẫn viết tiếp | mất EOS: `<\|eot_id\|>` không được học hoặc không được khai | `chat.encode`; mục *stop* trong bảng parity |
-# | `BPE pre-tokenizer was not recognized` | llama.cpp không biết tokenizer này | `gguf.make` chỉ trả lời thay khi tokenizer đúng là của Llama 3 |
-# | đĩa đầy lúc xuất | bản gộp, f16 và bản lượng tử hóa nằm cùng lúc | `gguf.make` báo trước cần bao nhiêu; xóa checkpoint cũ |
+# | trả lời xong vẫn viết tiếp | mất EOS: `<\|eot_id\|>` không được học hoặc không được khai | `formatting.encode_chats`; mục *stop* trong bảng parity |
+# | `BPE pre-tokenizer was not recognized` | llama.cpp không biết tokenizer này | `export.make_gguf` chỉ trả lời thay khi tokenizer đúng là của Llama 3 |
+# | đĩa đầy lúc xuất | bản gộp, f16 và bản lượng tử hóa nằm cùng lúc | `export.make_gguf` báo trước cần bao nhiêu; xóa checkpoint cũ |
 # | `llama-cpp-python` không cài được | thiếu trình biên dịch C++ | `apt-get install build-essential`, rồi `lessonlib course tools` |
 # | Unsloth báo lỗi khi import | không có GPU hợp, hay lệch phiên bản | bài học tự chuyển sang `BACKEND = "transformers"` |
 #
@@ -1119,11 +1119,11 @@ print(saved.name)
 # | You see | Usually it is | Cure |
 # |---|---|---|
 # | `401`/`403` when Llama is loaded | a gated repository, licence not accepted | open the model's page; or `mirror_if_refused=True` |
-# | the notebook stands at "wandb: Enter your choice" | W&B asks for a key | `tracking.start`: without a key it works offline |
+# | the notebook stands at "wandb: Enter your choice" | W&B asks for a key | `training.start_tracking`: without a key it works offline |
 # | the exported model talks nonsense | wrong chat template, two BOS | `lessonlib export verify` |
-# | it answers and then goes on writing | EOS lost: `<\|eot_id\|>` was not learnt or is not declared | `chat.encode`; *stop* in the parity table |
-# | `BPE pre-tokenizer was not recognized` | llama.cpp does not know this tokenizer | `gguf.make` answers for it only where the tokenizer really is Llama 3's |
-# | the disk is full at the export | merged, f16 and quantised files lie there together | `gguf.make` says beforehand what it needs; delete old checkpoints |
+# | it answers and then goes on writing | EOS lost: `<\|eot_id\|>` was not learnt or is not declared | `formatting.encode_chats`; *stop* in the parity table |
+# | `BPE pre-tokenizer was not recognized` | llama.cpp does not know this tokenizer | `export.make_gguf` answers for it only where the tokenizer really is Llama 3's |
+# | the disk is full at the export | merged, f16 and quantised files lie there together | `export.make_gguf` says beforehand what it needs; delete old checkpoints |
 # | `llama-cpp-python` will not install | there is no C++ compiler | `apt-get install build-essential`, then `lessonlib course tools` |
 # | Unsloth fails when it is imported | no fitting GPU, or versions apart | the lesson goes on with `BACKEND = "transformers"` by itself |
 #

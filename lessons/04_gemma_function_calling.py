@@ -251,7 +251,7 @@ for message in rendered:
 # %% id="repr"
 from datasets import Dataset
 from IPython.display import display
-from lessonlib import hub_calls
+from lessonlib import tools
 
 
 def like_hermes(question, call):
@@ -271,7 +271,7 @@ try:
     json.loads(hermes_like[0]["conversations"][2]["content"].split("\n")[2])
 except ValueError as error:
     print("json.loads:", error)
-turned, report = hub_calls.from_hermes(hermes_like)
+turned, report = tools.from_hermes(hermes_like)
 print(turned[0]["messages"])
 display(report)
 
@@ -312,8 +312,8 @@ from datasets import concatenate_datasets
 DATA = "function_calls"  # @param ["function_calls", "function_calls + hermes"]
 train = calls["train"]
 if "hermes" in DATA:
-    commit = data.whole_commit(hub_calls.HERMES, hub_calls.HERMES_REVISION)
-    turned, report = hub_calls.from_hermes(data.from_hub(hub_calls.HERMES, revision=commit, split="train", rows=3_570))
+    commit = data.whole_commit(tools.HERMES, tools.HERMES_REVISION)
+    turned, report = tools.from_hermes(data.from_hub(tools.HERMES, revision=commit, split="train", rows=3_570))
     display(report)
     train = concatenate_datasets([train, turned.shuffle(seed=3407).select(range(min(1_000, len(turned))))])
 chats = {"train": tools.chats(train, style=STYLE), "validation": tools.chats(calls["validation"], style=STYLE)}
@@ -331,28 +331,28 @@ print(DATA, {name: len(split) for name, split in chats.items()})
 # %% id="misspelt"
 import copy
 
-from lessonlib import special_tokens
+from lessonlib import lora
 
 SOURCE = ["<tools>", "</tools>", "<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_reponse>", "</tool_reponse>"]
 texts = [message["content"] for row in chats["train"]["messages"] for message in row]
 copied = copy.deepcopy(tokenizer)
 copied.add_tokens(SOURCE)
-display(special_tokens.unregistered(copied, texts))
+display(lora.unregistered(copied, texts))
 
-new_tokens = special_tokens.add(base, tokenizer, tools.TAGS)  # refuses a name that looks like a slip
-print("new ids:", new_tokens, "| tags still cut:", len(special_tokens.unregistered(tokenizer, texts)))
+new_tokens = lora.add_tokens(base, tokenizer, tools.TAGS)  # refuses a name that looks like a slip
+print("new ids:", new_tokens, "| tags still cut:", len(lora.unregistered(tokenizer, texts)))
 
 # %% [markdown] id="start-text" lang="vi"
-# **Dòng embedding đầu tiên của token mới.** Dòng mới cần một giá trị xuất phát. Có ba cách hay gặp: **trung bình các mẩu** mà thẻ từng bị cắt ra (mô hình đọc thẻ gần như cũ, `special_tokens.add` chọn cách này), **trung bình của cả bảng** (Hewitt 2021: token mới không giành xác suất của ai), hoặc **ngẫu nhiên**. Người ta hay khẳng định cách này hơn cách kia; ta đo loss trước khi học một bước nào:
+# **Dòng embedding đầu tiên của token mới.** Dòng mới cần một giá trị xuất phát. Có ba cách hay gặp: **trung bình các mẩu** mà thẻ từng bị cắt ra (mô hình đọc thẻ gần như cũ, `lora.add_tokens` chọn cách này), **trung bình của cả bảng** (Hewitt 2021: token mới không giành xác suất của ai), hoặc **ngẫu nhiên**. Người ta hay khẳng định cách này hơn cách kia; ta đo loss trước khi học một bước nào:
 # %% [markdown] id="start-text" lang="en"
-# **The first embedding of a new token.** A new row needs a value to start from. Three ways are common: the **mean of the pieces** that the tag used to be cut into (the model reads the tag much as before; `special_tokens.add` does this), the **mean of the whole table** (Hewitt 2021: the new token takes nobody's probability), or **random**. People like to assert that one beats the other; we measure the loss before a single step of training:
+# **The first embedding of a new token.** A new row needs a value to start from. Three ways are common: the **mean of the pieces** that the tag used to be cut into (the model reads the tag much as before; `lora.add_tokens` does this), the **mean of the whole table** (Hewitt 2021: the new token takes nobody's probability), or **random**. People like to assert that one beats the other; we measure the loss before a single step of training:
 
 # %% id="start"
 import torch
-from lessonlib import chat, evaluation
+from lessonlib import evaluation, formatting
 
 MAX_LENGTH = rt.pick(rehearsal=384, t4=1024)
-rows = {name: chat.encode(split, tokenizer, max_length=MAX_LENGTH, long="drop") for name, split in chats.items()}
+rows = {name: formatting.encode_chats(split, tokenizer, max_length=MAX_LENGTH, long="drop") for name, split in chats.items()}
 table = base.get_input_embeddings().weight
 kept = table[new_tokens].clone()
 starts = {"mean of its pieces": kept, "mean of the whole table": table.mean(0).expand_as(kept)}
@@ -383,7 +383,7 @@ ways = {
     "seven layers + eight rows": lora.lora_config(real, r=16, alpha=64, new_tokens=range(7, 15)),
     "seven layers": lora.lora_config(real, r=16, alpha=64),
 }
-sizes = pd.DataFrame({name: special_tokens.adapter_size(real, config, dtype=torch.bfloat16) for name, config in ways.items()}).T
+sizes = pd.DataFrame({name: lora.adapter_size(real, config, dtype=torch.bfloat16) for name, config in ways.items()}).T
 sizes.assign(MB=(sizes["total"] / 1e6).round(1))[["trainable", "embeddings", "token_rows", "MB"]]
 
 # %% [markdown] id="adapter-size-text" lang="vi"
@@ -409,11 +409,11 @@ lesson04.adapter_size.help()
 # %% [markdown] id="mask-text" lang="vi"
 # ## 5. Loss ở đâu, không ở đâu
 #
-# Mô hình phải viết: suy nghĩ, lời gọi, câu trả lời cuối. Nó chỉ **đọc**: chỉ dẫn, schema, câu hỏi, kết quả của công cụ. Bài gốc tính loss trên tất cả, nên dạy luôn cả việc viết ra kết quả của công cụ, tức là **bịa**. Vì ta đã đặt kết quả vào lượt user, `chat.encode` (bài 2) tự cho chúng nhãn -100. Màu nền cho thấy token nào có loss:
+# Mô hình phải viết: suy nghĩ, lời gọi, câu trả lời cuối. Nó chỉ **đọc**: chỉ dẫn, schema, câu hỏi, kết quả của công cụ. Bài gốc tính loss trên tất cả, nên dạy luôn cả việc viết ra kết quả của công cụ, tức là **bịa**. Vì ta đã đặt kết quả vào lượt user, `formatting.encode_chats` (bài 2) tự cho chúng nhãn -100. Màu nền cho thấy token nào có loss:
 # %% [markdown] id="mask-text" lang="en"
 # ## 5. Where loss is counted, and where not
 #
-# The model has to write: thoughts, calls, final replies. It only **reads**: instruction, schemas, questions, what tools answered. The source counts loss on all of it, and so teaches the writing of tool results, that is, **making them up**. As we put results into turns of the user, `chat.encode` (lesson 2) gives them the label -100 by itself. The colours show which tokens carry loss:
+# The model has to write: thoughts, calls, final replies. It only **reads**: instruction, schemas, questions, what tools answered. The source counts loss on all of it, and so teaches the writing of tool results, that is, **making them up**. As we put results into turns of the user, `formatting.encode_chats` (lesson 2) gives them the label -100 by itself. The colours show which tokens carry loss:
 
 # %% id="mask"
 from lessonlib import views
@@ -511,7 +511,7 @@ for number in (0, 3):
 # | loss | every token | what the model writes |
 
 # %% id="train"
-from lessonlib import live, training
+from lessonlib import training, views
 
 SETTINGS = dict(
     per_device_train_batch_size=rt.pick(rehearsal=8, t4=1), gradient_accumulation_steps=rt.pick(rehearsal=1, t4=4),
@@ -523,7 +523,7 @@ SETTINGS = dict(
 adapter = lora.lora_config(base, r=16, alpha=rt.pick(rehearsal=32, t4=64), dropout=rt.pick(rehearsal=0.0, t4=0.05), new_tokens=new_tokens)
 trainer = training.trainer(
     lora.attach(base, adapter, rt), tokenizer, rows["train"], config=training.sft_config(rt, work / "run", **SETTINGS),
-    eval_dataset=rows["validation"], callbacks=[live.live_loss("function calls")],
+    eval_dataset=rows["validation"], callbacks=[views.live_loss("function calls")],
 )
 training.fit(trainer)
 model = trainer.model
@@ -639,9 +639,9 @@ display(evaluation.table(tools.by_kind(reports)))
 tools.by_error(reports)
 
 # %% id="confusion"
-from lessonlib import call_charts
+from lessonlib import views
 
-call_charts.confusion(reports["tuned"])
+views.confusion(reports["tuned"])
 
 # %% [markdown] id="worst-text" lang="vi"
 # Điểm trung bình giấu những dòng đáng xem nhất. Những lượt sai nặng nhất:
@@ -833,9 +833,9 @@ print(talk.steps[-1])
 # Ask and see each step: what the model thinks, what it calls, whether the call is valid, what the tool gives back, and the final answer. Each question is a new conversation; earlier ones stay above until you press Clear. In a run that nobody watches (*headless*) the panel answers the sample questions and shows the same as text.
 
 # %% id="panel"
-from lessonlib import tool_panel
+from lessonlib import views
 
-tool_panel.panel(
+views.tool_panel(
     tools.generator(model, tokenizer, offered, style=STYLE), FUNCTIONS, schemas=offered, time_limit=1.0,
     questions=["Ở Đà Lạt bây giờ là mấy giờ?", "How much is 250 g in kg?", "Thời tiết hôm nay thế nào?"],
 )
@@ -843,22 +843,22 @@ tool_panel.panel(
 # %% [markdown] id="save-text" lang="vi"
 # ### Lưu lại, và gộp
 #
-# Adapter chở LoRA cùng tám dòng embedding; tokenizer đã lớn thêm được lưu bên cạnh. Nạp lại theo thứ tự: mô hình gốc, `special_tokens.add`, rồi adapter. Bản gộp là một mô hình bình thường; ta so logits của nó với mô hình vừa huấn luyện.
+# Adapter chở LoRA cùng tám dòng embedding; tokenizer đã lớn thêm được lưu bên cạnh. Nạp lại theo thứ tự: mô hình gốc, `lora.add_tokens`, rồi adapter. Bản gộp là một mô hình bình thường; ta so logits của nó với mô hình vừa huấn luyện.
 # %% [markdown] id="save-text" lang="en"
 # ### Saving and merging
 #
-# The adapter carries LoRA and eight rows of the embedding; the grown tokenizer is saved beside it. Load them in this order: base, `special_tokens.add`, adapter. The merged model is an ordinary one; we hold its logits against those of the model just trained.
+# The adapter carries LoRA and eight rows of the embedding; the grown tokenizer is saved beside it. Load them in this order: base, `lora.add_tokens`, adapter. The merged model is an ordinary one; we hold its logits against those of the model just trained.
 
 # %% id="save"
-from lessonlib import export, parity
+from lessonlib import evaluation, export
 from transformers import AutoModelForCausalLM
 
 export.save_adapter(model, tokenizer, work / "adapter")
 export.merge(model, tokenizer, work / "merged")
 adapter_bytes = sum(path.stat().st_size for path in (work / "adapter").glob("*.safetensors"))
-print(f"adapter: {adapter_bytes / 1e6:.2f} MB; computed: {special_tokens.adapter_size(base, adapter)['total'] / 1e6:.2f} MB")
+print(f"adapter: {adapter_bytes / 1e6:.2f} MB; computed: {lora.adapter_size(base, adapter)['total'] / 1e6:.2f} MB")
 merged = AutoModelForCausalLM.from_pretrained(work / "merged", dtype=rt.torch_dtype, attn_implementation="eager").to(base.device)
-parity.parity(model, merged, tokenizer, prompts["test"][:16], tolerance=rt.pick(rehearsal=1e-3, t4=0.1))
+evaluation.parity(model, merged, tokenizer, prompts["test"][:16], tolerance=rt.pick(rehearsal=1e-3, t4=0.1))
 
 # %% [markdown] id="lab-text" lang="vi"
 # ## 12. Phá cho hỏng: học cả kết quả của công cụ
@@ -877,7 +877,7 @@ due = [prompt for prompt, turn in zip(prompts["test"], turns["test"], strict=Tru
 def learn_on(train_on):
     """The merged model, taught the same rows with the same seed and steps; only the labels differ."""
     fresh = AutoModelForCausalLM.from_pretrained(work / "merged", dtype=rt.torch_dtype, attn_implementation="eager").to(base.device)
-    labelled = chat.encode(chats["train"].select(with_results), tokenizer, max_length=MAX_LENGTH, train_on=train_on, long="drop")
+    labelled = formatting.encode_chats(chats["train"].select(with_results), tokenizer, max_length=MAX_LENGTH, train_on=train_on, long="drop")
     short = SETTINGS | {"num_train_epochs": 1, "per_device_train_batch_size": rt.pick(rehearsal=4, t4=1), "eval_strategy": "no", "save_strategy": "no"}
     adapter = lora.lora_config(fresh, r=16, alpha=rt.pick(rehearsal=32, t4=64), new_tokens=new_tokens)
     lab = training.trainer(lora.attach(fresh, adapter, rt), tokenizer, labelled, config=training.sft_config(rt, work / f"lab-{train_on}", **short))
@@ -913,7 +913,7 @@ lesson04.invented.check(invented)
 lesson04.invented.help()
 
 # %% id="lab-count"
-from lessonlib.exercises.lesson04_scoring import solve_invented
+from lessonlib.exercises.lesson04 import solve_invented
 
 for train_on, answers in written.items():
     print(f"loss on {train_on}: {solve_invented(answers)} of {len(answers)} answers make a result up")
@@ -947,9 +947,9 @@ print(saved.name)
 # |---|---|---|
 # | `System role not supported` | Gemma không có vai system | `chat.fold_system`, hoặc `tools.render` |
 # | mô hình không bao giờ gọi hàm | template bỏ mất `tools=` | in prompt ra xem; `tools.render` |
-# | `json.loads` báo lỗi nháy đơn | dữ liệu là repr của Python | `hub_calls.from_hermes`, `tools.parse` |
+# | `json.loads` báo lỗi nháy đơn | dữ liệu là repr của Python | `tools.from_hermes`, `tools.parse` |
 # | adapter nặng hơn 2 GB | lưu cả bảng embedding | `lora_config(..., new_tokens=...)` |
-# | nạp adapter báo lệch kích thước embedding | chưa thêm token vào mô hình gốc | `special_tokens.add` trước `PeftModel.from_pretrained` |
+# | nạp adapter báo lệch kích thước embedding | chưa thêm token vào mô hình gốc | `lora.add_tokens` trước `PeftModel.from_pretrained` |
 # | mô hình tự viết kết quả của công cụ | loss trên mọi token, hay quên dừng ở `<end_of_turn>` | `train_on="assistant"`, `tools.replies` |
 # | lời gọi nào cũng được chạy | thiếu bước kiểm | `tools.check`, `tools.execute` |
 # | mô hình gọi hàm cả khi trò chuyện | dữ liệu chỉ có những dòng gọi | thêm dòng *không gọi* và *hỏi lại* |
@@ -973,9 +973,9 @@ print(saved.name)
 # |---|---|---|
 # | `System role not supported` | Gemma has no system role | `chat.fold_system`, or `tools.render` |
 # | the model never calls a function | the template drops `tools=` | print the prompt; `tools.render` |
-# | `json.loads` complains of single quotes | the data are Python reprs | `hub_calls.from_hermes`, `tools.parse` |
+# | `json.loads` complains of single quotes | the data are Python reprs | `tools.from_hermes`, `tools.parse` |
 # | an adapter of more than 2 GB | whole embeddings are saved | `lora_config(..., new_tokens=...)` |
-# | the adapter does not fit the embedding's size | the base lacks the new tokens | `special_tokens.add` before `PeftModel.from_pretrained` |
+# | the adapter does not fit the embedding's size | the base lacks the new tokens | `lora.add_tokens` before `PeftModel.from_pretrained` |
 # | the model writes tool results itself | loss on every token, or no stop at `<end_of_turn>` | `train_on="assistant"`, `tools.replies` |
 # | every call is run | there is no check | `tools.check`, `tools.execute` |
 # | the model calls functions in small talk | the data has nothing but calls | add rows that *do not call* and that *ask back* |

@@ -9,12 +9,12 @@ import os
 import sys
 from pathlib import Path
 
-from lessonlib.loopback import HubServer, server
+from faulty_hub import FaultyHandler, FaultyHub
 
 COMMITS = ("0" * 40, "ee5bf6e" + "1" * 33, "ee5bf6f" + "2" * 33, "abcdef0" + "3" * 33, "abcdef0" + "4" * 33)
 
 
-class Listing(server._Handler):
+class Listing(FaultyHandler):
     """Answers /api/datasets/<owner>/<name>/commits/main as the Hub does: newest first, in pages of two."""
 
     def _read(self, parts, token, recursive):
@@ -28,11 +28,12 @@ class Listing(server._Handler):
 
 
 def main(folder: Path, cache: Path) -> None:
-    server._Handler = Listing
-    with HubServer() as hub:
+    FaultyHub.handler = Listing
+    with FaultyHub() as hub:
         os.environ.update(hub.environment(cache), LESSONLIB_LANG="en", LESSONLIB_HEADLESS="1")
-        from lessonlib import data, hub_calls
-        from lessonlib.language import LessonError
+        from lessonlib.data import _splits as data
+        from lessonlib.runtime._language import LessonError
+        from lessonlib.tools import _hub_calls as hub_calls
 
         told = {"refused": []}
         hub.add(f"datasets/{hub_calls.HERMES}", folder, revision=COMMITS[1])

@@ -8,7 +8,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 
-from lessonlib import language
+from lessonlib.runtime import _language as language
 
 SENTENCES = [
     "Human: Học máy là gì? Assistant: Học máy là một nhánh của trí tuệ nhân tạo.",
@@ -43,7 +43,7 @@ def load_make():
     import importlib.util
     import sys
 
-    from lessonlib.paths import dataset_dir
+    from lessonlib.runtime._paths import dataset_dir
 
     def load(name):
         spec = importlib.util.spec_from_file_location(f"{name}_make", dataset_dir(name) / "make.py")

@@ -2,7 +2,7 @@
 
 import re
 
-from lessonlib import language
+from lessonlib.runtime import _language as language
 
 
 def right(exercise, answer):

@@ -36,7 +36,7 @@ def tuned():
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from lessonlib.paths import twin_dir
+    from lessonlib.runtime._paths import twin_dir
 
     folder = twin_dir("llama32")
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -53,7 +53,8 @@ def tuned():
 
 def exported(folder: Path) -> Exported:
     """Export the tuned twin into `folder`: `adapter/`, `merged/`, `gguf/llama32-twin-<kind>.gguf`."""
-    from lessonlib import export, gguf
+    from lessonlib.export import _gguf as gguf
+    from lessonlib.export import _saving as export
 
     model, tokenizer = tuned()
     adapter = export.save_adapter(model, tokenizer, folder / "adapter")

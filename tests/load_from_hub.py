@@ -15,17 +15,18 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
-from lessonlib.loopback import HubServer
+from faulty_hub import FaultyHub
 
 
 def main(repository: Path, cache: Path) -> None:
     told = {}
-    with HubServer() as hub:
+    with FaultyHub() as hub:
         os.environ.update(hub.environment(cache), HF_TOKEN="hf_of_a_learner", LESSONLIB_LANG="en")
         time.sleep = lambda seconds: None  # the client waits before it tries again
 
-        from lessonlib import models, runtime
-        from lessonlib.language import LessonError
+        from lessonlib.models import _loading as models
+        from lessonlib.runtime import _detect as runtime
+        from lessonlib.runtime._language import LessonError
 
         def step(name: str, key: str, rt: runtime.Runtime, **options: object) -> None:
             hub.requests.clear()

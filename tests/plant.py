@@ -7,7 +7,7 @@ from typing import Any
 
 def gguf_py():
     """llama.cpp's own `gguf` package, in the version whose converter made the files."""
-    from lessonlib import llama_cpp_tools
+    from lessonlib.runtime import _llama_cpp as llama_cpp_tools
 
     folder = str(llama_cpp_tools.find().gguf_py)
     if folder not in sys.path:

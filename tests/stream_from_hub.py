@@ -11,7 +11,7 @@ import time
 import warnings
 from pathlib import Path
 
-from lessonlib.loopback import HubServer
+from faulty_hub import FaultyHub
 
 PARQUET = "data/train_sft-00000-of-00001.parquet"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -19,13 +19,13 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 def main(folder: Path, cache: Path) -> None:
     told = {}
-    with HubServer() as hub:
+    with FaultyHub() as hub:
         os.environ.update(hub.environment(cache), HF_TOKEN="hf_of_a_learner", LESSONLIB_LANG="en")
         os.environ["LESSONLIB_HEADLESS"] = "1"
         time.sleep = lambda seconds: None  # the client waits before it tries again
 
-        from lessonlib import data
-        from lessonlib.language import LessonError
+        from lessonlib.data import _splits as data
+        from lessonlib.runtime._language import LessonError
 
         def step(name: str, repository: str, **options: object) -> None:
             hub.requests.clear()

@@ -21,8 +21,9 @@ def guarded(self, address):
 
 def main(work, steps):
     socket.socket.connect = guarded
-    from lessonlib import runtime, tracking
-    from lessonlib.language import LessonError
+    from lessonlib.runtime import _detect as runtime
+    from lessonlib.runtime._language import LessonError
+    from lessonlib.training import _tracking as tracking
 
     tracking.WAIT = 3
     rt = runtime.detect(profile="rehearsal", gpu=None, work=work)

@@ -84,7 +84,10 @@ class Lesson:
     """The lesson's steps with one backend."""
 
     def __init__(self, backend: str, folder: Path) -> None:
-        from lessonlib import chat, data, models, runtime
+        from lessonlib.data import _splits as data
+        from lessonlib.formatting import _chat as chat
+        from lessonlib.models import _loading as models
+        from lessonlib.runtime import _detect as runtime
 
         self.rt = runtime.detect(family="llama", backend=backend, gpu=None, work=folder)
         self.model, self.tokenizer = models.load(KEY, self.rt)
@@ -100,7 +103,8 @@ class Lesson:
         self.held_out = self.rows["validation"].select(range(4))
 
     def adapted(self, seed: int = 3407):
-        from lessonlib import lora, models
+        from lessonlib.lora import _config as lora
+        from lessonlib.models import _loading as models
 
         model, _ = models.load(KEY, self.rt)
         return lora.attach(model, lora.lora_config(model, r=16, alpha=16), self.rt, seed=seed)
@@ -108,7 +112,7 @@ class Lesson:
     def trainer(self, name: str, *, seed: int = 3407, stop_at: int | None = None, **settings):
         from transformers import TrainerCallback
 
-        from lessonlib import training
+        from lessonlib.training import _trainer as training
 
         class Kill(TrainerCallback):
             def on_step_end(self, args, state, control, **_):
@@ -122,7 +126,7 @@ class Lesson:
         )  # fmt: skip
 
     def losses(self, name: str, **settings) -> list[float]:
-        from lessonlib import training
+        from lessonlib.training import _trainer as training
 
         trainer = self.trainer(name, **settings)
         training.fit(trainer)
@@ -135,7 +139,7 @@ def trained(model):
 
 def killed_and_resumed(lesson: Lesson) -> dict:
     """The same run twice, once killed at step 7 after a checkpoint at 6, and once unbroken."""
-    from lessonlib import training
+    from lessonlib.training import _trainer as training
 
     told = {}
     settings = {
@@ -170,7 +174,11 @@ def afterwards(lesson: Lesson, plain: Lesson, folder: Path) -> dict:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from lessonlib import chat, evaluation, export, models, training
+    from lessonlib.evaluation import _answers as evaluation
+    from lessonlib.export import _saving as export
+    from lessonlib.formatting import _chat as chat
+    from lessonlib.models import _loading as models
+    from lessonlib.training import _trainer as training
 
     trainer = lesson.trainer("run")
     training.fit(trainer)
@@ -216,7 +224,9 @@ def afterwards(lesson: Lesson, plain: Lesson, folder: Path) -> dict:
 def four_bits(folder: Path) -> dict:
     import torch
 
-    from lessonlib import lora, models, runtime
+    from lessonlib.lora import _config as lora
+    from lessonlib.models import _loading as models
+    from lessonlib.runtime import _detect as runtime
 
     told = {}
     for backend in ("transformers", "unsloth"):
@@ -257,8 +267,10 @@ def refusals(lesson: Lesson) -> dict:
     from datasets import Dataset
     from peft import LoraConfig
 
-    from lessonlib import lora, training, unsloth_backend
-    from lessonlib.language import LessonError
+    from lessonlib.lora import _config as lora
+    from lessonlib.runtime import _unsloth as unsloth_backend
+    from lessonlib.runtime._language import LessonError
+    from lessonlib.training import _trainer as training
 
     base = lesson.model
     end = lesson.tokenizer.eos_token_id
@@ -297,7 +309,7 @@ def without_unsloth(folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    from lessonlib import lora
+    from lessonlib.lora import _config as lora
 
     block_the_network()
     result: dict = {"environment before": sorted(os.environ)}
@@ -352,7 +364,7 @@ def main(folder: Path) -> None:
     said = {}
     with listening(said):
         result["refusals"] = refusals(lesson)
-        from lessonlib import training
+        from lessonlib.training import _trainer as training
 
         result["optimiser"] = str(training.sft_config(lesson.rt, "run", optim="adamw_8bit").optim.value)
     result["said of settings"] = said["text"]

@@ -7,7 +7,7 @@ lesson shows as the solution and what the tests run.
 import math
 from collections.abc import Callable, Sequence
 
-from lessonlib.exercises import Exercise, Wrong, unwritten
+from lessonlib.exercises._exercise import Exercise, Wrong, unwritten
 
 # 1. The factor alpha / r ----------------------------------------------------------------------------------
 

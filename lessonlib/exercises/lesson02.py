@@ -8,8 +8,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lessonlib.exercises import Exercise, Wrong, unwritten
-from lessonlib.exercises.label_mistakes import check_count, check_shift
+from lessonlib.exercises._exercise import Exercise, Wrong, unwritten
+from lessonlib.exercises._label_mistakes import check_count, check_shift
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -494,7 +494,7 @@ def solve_quantise(block: "Tensor", levels: "Tensor") -> "Tensor":
 def _judge_quantise(quantise: Callable[["Tensor", "Tensor"], Any]) -> None:
     import torch
 
-    from lessonlib import quantisation
+    from lessonlib.models import _quantisation as quantisation
 
     levels = torch.tensor(quantisation.levels("nf4"))
     for numbers in (

@@ -26,10 +26,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lessonlib.language import LessonError
-from lessonlib.lora import block_linears, check_numbers, is_target, target_names
-from lessonlib.lora.base import LoraLayer, lora_layers
-from lessonlib.lora.saving import check_bias, is_bias, load, lora_state_dict
+from lessonlib.lora._base import LoraLayer, lora_layers
+from lessonlib.lora._config import block_linears, check_numbers, is_target, target_names
+from lessonlib.lora._saving import check_bias, is_bias, load, lora_state_dict
+from lessonlib.runtime._language import LessonError
 
 __all__ = [
     "Conv2d", "Embedding", "Linear", "LoraLayer", "MergedLinear", "load", "lora_layers", "lora_state_dict",

@@ -1,6 +1,6 @@
 """Function calling: tools as JSON Schemas, rendered, parsed, checked, executed and scored.
 
-The way of a call through this package:
+The way of a call through this room:
 
     schemas      Python functions -> JSON Schemas
     rendering    conversation and schemas -> messages that a chat template takes
@@ -10,36 +10,23 @@ The way of a call through this package:
     loop         call, result, reply, until the model has answered
     scoring      the calls expected against those that came
 
-A call is a plain dict {"name": str, "arguments": dict}. Nothing that a model writes is ever evaluated. Of the
-names below `schemas` is a function; what else the module of that name has is imported from
-`lessonlib.tools.schemas`.
+A call is a plain dict {"name": str, "arguments": dict}. Nothing that a model writes is ever evaluated.
 """
 
-from lessonlib.tools.execution import execute, registered
-from lessonlib.tools.loop import Conversation, Step, converse, generator, replies
-from lessonlib.tools.parsing import Parsed, parse
-from lessonlib.tools.rendering import TAGS, chats, harmless, prompts, render, turns
-from lessonlib.tools.schemas import schema, schemas, signature
-from lessonlib.tools.scoring import (
-    ERRORS,
-    NO_CALL,
-    OneOf,
-    Verdict,
-    by_error,
-    by_kind,
-    from_bfcl,
-    mcnemar,
-    rates,
-    report,
-    score_call,
-    score_turn,
-    worst,
-)
-from lessonlib.tools.validation import Problem, check
+from lessonlib.tools._conversations import turns
+from lessonlib.tools._execution import execute
+from lessonlib.tools._generation import generator, replies
+from lessonlib.tools._hub_calls import HERMES, HERMES_REVISION, from_hermes
+from lessonlib.tools._loop import converse
+from lessonlib.tools._marks import TAGS
+from lessonlib.tools._parsing import parse
+from lessonlib.tools._rendering import chats, prompts, render
+from lessonlib.tools._schemas import schema, schemas, signature
+from lessonlib.tools._scoring import by_error, by_kind, mcnemar, rates, report, worst
+from lessonlib.tools._validation import check
 
 __all__ = [
-    "ERRORS", "NO_CALL", "TAGS", "Conversation", "OneOf", "Parsed", "Problem", "Step", "Verdict",
-    "by_error", "by_kind", "chats", "check", "converse", "execute", "from_bfcl", "generator", "harmless",
-    "mcnemar", "parse", "prompts", "rates", "registered", "render", "replies", "report", "schema",
-    "schemas", "score_call", "score_turn", "signature", "turns", "worst",
+    "HERMES", "HERMES_REVISION", "TAGS", "by_error", "by_kind", "chats", "check", "converse", "execute",
+    "from_hermes", "generator", "mcnemar", "parse", "prompts", "rates", "render", "replies", "report",
+    "schema", "schemas", "signature", "turns", "worst",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lessonlib.course import check, notebook, source
+from lessonlib_course import check, notebook, source
 
 ROOT = Path(__file__).parent.parent.parent
 LESSONS = source.sources(ROOT)

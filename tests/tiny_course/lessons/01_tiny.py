@@ -37,9 +37,9 @@ print(f"took {time.perf_counter():.3f} s")
 # NBVAL_CHECK_OUTPUT
 import json
 
-from lessonlib import language
+from lessonlib import runtime
 
 assert os.environ["LESSONLIB_PROFILE"] == "rehearsal" and os.environ["LESSONLIB_HEADLESS"] == "1"
 table = {"columns": ["split", "base", "tuned"], "rows": [["held-in", "0.00", "1.00"]]}
 (work / "metrics.json").write_text(json.dumps({"lesson": "01", "table": table}))
-language.text(vi="xong", en="done")
+runtime.text(vi="xong", en="done")

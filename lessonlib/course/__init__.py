@@ -1,1 +1,0 @@
-"""What instructors and maintainers run: build and check the notebooks, run a lesson, make the twins."""

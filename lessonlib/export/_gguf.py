@@ -1,0 +1,372 @@
+"""From a merged model to GGUF files, the format of llama.cpp, Ollama, Jan, LM Studio and GPT4All.
+
+Converting and quantising are llama.cpp's own work (`lessonlib.llama_cpp_tools` finds it), in processes of
+their own. Here it is made sure that they get a whole, merged model and room to work, that a file is there
+whole or not at all, and that a second run goes on where the first stopped. Whether a file says what the
+model says is not known here: that is `lessonlib.export.verify_gguf`.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from lessonlib.export import _gguf_source as gguf_source
+from lessonlib.export._gguf_convert import QUANTISED, REFUSED, ROWS_AT_ONCE
+from lessonlib.export._gguf_source import SIZES, sha256
+from lessonlib.export._saving import BESIDE_WEIGHTS, check_disk
+from lessonlib.runtime import _llama_cpp as llama_cpp_tools
+from lessonlib.runtime._language import LessonError, text
+
+Say = Callable[[str], object]
+
+KINDS = tuple(SIZES)
+CONVERTED = ("f32", "f16")
+RECORD = "lessonlib_gguf.json"  # in make's folder: what its files were made of, and that they are whole
+PROCESS = 700 * 2**20  # bytes of memory for the converter without a weight: twice what was measured
+SCRIPT = Path(__file__).with_name("_gguf_convert.py")
+
+
+def convert(
+    folder: str | os.PathLike, out: str | os.PathLike, *, outtype: str = "f16", name: str | None = None
+) -> Path:
+    """Convert a model folder to one GGUF file with llama.cpp's converter, in f32 or f16.
+
+    Matrices get the type; norms and llama3's rope factors are f32 in both. Rows of the query and key matrices
+    are put into the order that llama.cpp's rotary embedding wants. The tokenizer, the chat template and the
+    ids of BOS, EOS and padding go into the file too. A tokenizer that the converter does not know is called
+    `llama-bpe` only where its every setting is Llama 3's.
+
+    Args:
+        folder: a model as `lessonlib.export.merge` or `save_pretrained` writes it, in safetensors. No code
+            in it is run, and nothing is downloaded.
+        out: the file to write, ending in .gguf; one that is there is replaced once the new one is whole.
+        outtype: "f32" or "f16".
+        name: the model's name inside the file; None: that of the file.
+
+    Returns:
+        The file.
+
+    Raises:
+        LessonError: an adapter, a quantised model, code or pickles instead of safetensors; a tokenizer that
+            llama.cpp would cut otherwise; not enough disk or memory; a failed conversion, with its last
+            lines.
+    """
+    source, target = gguf_source.checked(folder), _target(out)
+    _check_choice("outtype", [outtype], CONVERTED)
+    _convert(source, {outtype: target}, name or target.stem)
+    return target
+
+
+def _convert(source: Path, targets: Mapping[str, Path], name: str) -> None:
+    """Convert to several types in one process: most of the time goes into importing transformers."""
+    tools = llama_cpp_tools.find()
+    shapes = gguf_source.shapes(source)
+    for outtype, target in targets.items():
+        check_disk(target.parent, gguf_source.size(shapes, outtype) + BESIDE_WEIGHTS)
+    # Weights are read one at a time: 2 bytes in the mapped file and 4 as fp32. With a matrix of 131 million
+    # weights 1.1 GiB were measured, where this asks for 1.4.
+    _check_memory(PROCESS + 6 * max(map(math.prod, shapes), default=0))
+    with ExitStack() as stack:
+        partial = {outtype: stack.enter_context(_whole(target)) for outtype, target in targets.items()}
+        types_and_files = [argument for pair in partial.items() for argument in map(str, pair)]
+        done = _run("convert", str(tools.converter.parent), str(source), name, *types_and_files)
+        if done.returncode == REFUSED:
+            raise _foreign_tokenizer(source, json.loads(done.stdout.splitlines()[-1]))
+        _check_done(done, vi=f"Chuyển đổi {source} sang GGUF", en=f"Converting {source} to GGUF")
+
+
+def quantise(source: str | os.PathLike, out: str | os.PathLike, *, kind: str, say: Say = print) -> Path:
+    """Quantise a GGUF file with llama.cpp's quantiser.
+
+    q8_0: every 32 weights in a row share an fp16 scale d, w = d q with 8-bit q: 8.5 bits a weight. q4_k_m:
+    most matrices in blocks of 256 weights with fp16 scales d and e, and for every 32 of them a 6-bit scale s
+    and minimum m, w = d s q - e m with 4-bit q: 4.5 bits; half of the value and down matrices, and the output
+    or a tied embedding, in 6.56 bits (q6_K). Rows whose length is no multiple of the block cannot be stored
+    so; llama.cpp then takes a type with smaller blocks and more bits, which is said here and listed by
+    `describe`.
+
+    Args:
+        source: a GGUF file in f32 or f16.
+        out: the file to write, ending in .gguf; one that is there is replaced once the new one is whole.
+        kind: "q8_0" or "q4_k_m".
+        say: is given a line where rows had to be stored in another type.
+
+    Returns:
+        The file.
+
+    Raises:
+        LessonError: no such kind; a source that is missing, damaged or quantised already; llama.cpp is
+            missing; not enough disk or memory; a failed run, with its last lines.
+    """
+    target = _target(out)
+    _check_choice("kind", [kind], QUANTISED)
+    llama_cpp_tools.check_packages()
+    about = describe(source)
+    if about["kind"] not in CONVERTED:
+        raise LessonError(
+            vi=f"{Path(source).name} đã được lượng tử hóa ({about['kind']}); lượng tử hóa lần nữa là làm "
+            "tròn hai lần. Hãy dùng file f16 hoặc f32.",
+            en=f"{Path(source).name} is quantised already ({about['kind']}); doing it again would round "
+            "twice. Use the file in f16 or f32.",
+        )
+    share = SIZES[kind] / SIZES[about["kind"]]
+    check_disk(target.parent, int(about["file_size"] * share) + BESIDE_WEIGHTS)
+    _check_memory(PROCESS // 2 + min(ROWS_AT_ONCE, 7 * about["parameters"]))
+    with _whole(target) as partial:
+        done = _run("quantise", str(source), str(partial), kind)
+        _check_done(done, vi=f"Lượng tử hóa {source}", en=f"Quantising {source}")
+    if "-> falling back to" in done.stderr:
+        number = len(describe(target)["fallbacks"])
+        say(
+            text(
+                vi=f"{target.name}: {number} ma trận có độ dài hàng không chia hết cho khối của {kind} nên "
+                "được lưu bằng kiểu khác, nhiều bit hơn: xem gguf.describe(...)['fallbacks'].",
+                en=f"{target.name}: the rows of {number} matrices do not come out even in the blocks of "
+                f"{kind}, so they have another type with more bits: see gguf.describe(...)['fallbacks'].",
+            )
+        )
+    return target
+
+
+def make(
+    merged_folder: str | os.PathLike,
+    out_folder: str | os.PathLike,
+    *,
+    name: str,
+    kinds: Sequence[str] = ("f16", "q8_0", "q4_k_m"),
+    say: Say = print,
+) -> dict[str, Path]:
+    """Make the GGUF files of a merged model, and go on from what an earlier call made.
+
+    A record beside the files (lessonlib_gguf.json) holds the hash of the merged model, llama.cpp's version
+    and the hash of each file. A file that is whole and of this model stays as it is; one of an earlier model
+    is made again, or removed where it is not asked for. What a killed process left half-written is removed.
+
+    Args:
+        merged_folder: what `lessonlib.export.merge` wrote.
+        out_folder: where the files go.
+        name: of the model; the files are called `<name>-<kind>.gguf`.
+        kinds: of "f32", "f16", "q8_0", "q4_k_m". The quantised ones are made from f16.
+        say: is given a line for each file.
+
+    Returns:
+        kind -> file, in the order of `kinds`.
+
+    Raises:
+        LessonError: what `convert` and `quantise` raise; a name that is no file name; a file of that name
+            that was not made here.
+    """
+    _check_choice("kinds", kinds, KINDS)
+    gguf_source.check_name(name)
+    source, folder = gguf_source.checked(merged_folder), Path(out_folder).expanduser().resolve()
+    if any(kind in QUANTISED for kind in kinds):
+        llama_cpp_tools.check_packages()  # before minutes of converting
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {kind: folder / f"{name}-{kind}.gguf" for kind in KINDS}
+    record = _Record(folder, source)
+    there = {kind for kind in {*kinds, "f16"} if record.holds(files[kind])}
+    missing = {kind for kind in kinds if kind not in there}
+    if "f16" not in there and any(kind in QUANTISED for kind in missing):
+        missing.add("f16")
+    record.check_own(files[kind] for kind in missing)
+    shapes = gguf_source.shapes(source)
+    check_disk(folder, sum(gguf_source.size(shapes, kind) + BESIDE_WEIGHTS for kind in missing))
+    for kind in kinds:
+        if kind not in missing:
+            say(f"{files[kind].name}: " + text(vi="đã có sẵn.", en="there already."))
+    converted = {kind: files[kind] for kind in CONVERTED if kind in missing}
+    if converted:
+        with record.making(converted.values(), say):
+            _convert(source, converted, name)
+    for kind in QUANTISED:
+        if kind in missing:
+            with record.making([files[kind]], say):
+                quantise(files["f16"], files[kind], kind=kind, say=say)
+    record.close(() if "f16" in kinds or "f16" in there else (files["f16"],))
+    return {kind: files[kind] for kind in kinds}
+
+
+def describe(path: str | os.PathLike) -> dict[str, Any]:
+    """What a GGUF file says of itself, read by llama.cpp's own reader; no weight is loaded.
+
+    Args:
+        path: a GGUF file.
+
+    Returns:
+        name, architecture, kind ("f16", "q4_k_m", ...), parameters (tied matrices once, rope factors not),
+        file_size in bytes, tensor_types (type -> number of tensors), fallbacks (tensor -> type, where rows
+        did not come out even in blocks), context_length, embedding_length, rope_base, rope_freqs (whether
+        llama3's rope factors are there), norm_eps, tied_embeddings, tokenizer_model ("gpt2" is byte-level
+        BPE), tokenizer_pre, vocabulary, bos_id, eos_id, eot_id, pad_id, add_bos, chat_template. What the
+        file does not say is None.
+
+    Raises:
+        LessonError: no such file, or no whole GGUF file.
+    """
+    if not Path(path).is_file():
+        raise LessonError(vi=f"Không có file {path}.", en=f"There is no file {path}.")
+    done = _run("describe", str(llama_cpp_tools.find().converter.parent), str(path))
+    if done.returncode:
+        raise LessonError(
+            vi=f"{path} không phải là file GGUF nguyên vẹn. Hãy tạo hoặc tải lại.\n{_tail(done.stderr)}",
+            en=f"{path} is no whole GGUF file. Make or download it again.\n{_tail(done.stderr)}",
+        )
+    return json.loads(done.stdout)
+
+
+class _Record:
+    """Which files of make's folder are whole, and what they were made of."""
+
+    def __init__(self, folder: Path, source: Path) -> None:
+        self.path = folder / RECORD
+        self.source = {"source": gguf_source.identity(source), "llama_cpp": llama_cpp_tools.VERSION}
+        known = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
+        written: dict[str, str] = known.get("files", {})  # file name -> sha256
+        fits = {key: known.get(key) for key in self.source} == self.source
+        self.files = written if fits else {}
+        # Made here, but of another model or perhaps not whole.
+        self.stale = {*known.get("stale", []), *([] if fits else written)}
+
+    def holds(self, file: Path) -> bool:
+        """Whether this very file was made of this very model."""
+        return file.is_file() and self.files.get(file.name) == sha256(file)
+
+    def check_own(self, files: Iterable[Path]) -> None:
+        for file in files:
+            if file.exists() and file.name not in {*self.files, *self.stale}:
+                raise LessonError(
+                    vi=f"{file} đã có sẵn mà không phải do gguf.make tạo ra, nên không được ghi đè. Hãy chọn "
+                    "tên hoặc thư mục khác.",
+                    en=f"{file} exists already and was not made by gguf.make, so it must not be overwritten. "
+                    "Choose another name or folder.",
+                )
+
+    @contextmanager
+    def making(self, files: Collection[Path], say: Say) -> Iterator[None]:
+        """Around what makes files: if we are killed in it, they are still known to be ours to replace."""
+        for file in files:
+            say(f"{file.name}: " + text(vi="đang tạo...", en="being made..."))
+            self._doubt(file)
+        yield
+        for file in files:
+            self.stale.discard(file.name)
+            self.files[file.name] = sha256(file)
+        self._write()
+
+    def close(self, passing: Iterable[Path]) -> None:
+        """Remove what was made on the way only, and what is of an earlier model."""
+        for file in passing:
+            self._doubt(file)
+        for file in map(self.path.with_name, self.stale):
+            file.unlink(missing_ok=True)
+            _clear(file)
+        self.stale = set()
+        self._write()
+
+    def _doubt(self, file: Path) -> None:
+        self.files.pop(file.name, None)
+        self.stale.add(file.name)
+        self._write()
+
+    def _write(self) -> None:
+        content = {**self.source, "files": self.files, "stale": sorted(self.stale)}
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        partial.replace(self.path)
+
+
+def _target(out: str | os.PathLike) -> Path:
+    target = Path(out).expanduser().resolve()
+    gguf_source.check_name(target.name)
+    if target.suffix != ".gguf" or target.is_dir():
+        raise LessonError(
+            vi=f"{target} không phải là đường dẫn tới một file .gguf.",
+            en=f"{target} is no path of a .gguf file.",
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+@contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """A hidden file to write to; if the block ends well it takes the place of `target`, else it goes."""
+    _clear(target)
+    # A converter whose parent was killed goes on writing: its file must not be ours.
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _clear(target: Path) -> None:
+    """Remove what killed processes left of a file."""
+    for left_over in target.parent.glob(f".{target.name}.*.partial"):
+        left_over.unlink()
+
+
+def _run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Start gguf_convert.py: offline, without a GPU, and with llama.cpp's own gguf package."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONUTF8": "1"}
+    environment.pop("NO_LOCAL_GGUF", None)
+    return subprocess.run(
+        [sys.executable, "-P", str(SCRIPT), *arguments],
+        env=environment, stdin=subprocess.DEVNULL, capture_output=True,
+        text=True, encoding="utf-8", errors="replace",
+    )  # fmt: skip
+
+
+def _check_done(done: "subprocess.CompletedProcess[str]", *, vi: str, en: str) -> None:
+    if done.returncode:
+        raise LessonError(
+            vi=f"{vi} không thành công (mã thoát {done.returncode}; -9 thường là hết bộ nhớ). llama.cpp "
+            f"báo:\n{_tail(done.stderr)}",
+            en=f"{en} failed (exit status {done.returncode}; -9 often means that the memory was full). "
+            f"llama.cpp said:\n{_tail(done.stderr)}",
+        )
+
+
+def _tail(said: str) -> str:
+    return "\n".join([line for line in said.splitlines() if line.strip()][-12:])
+
+
+def _foreign_tokenizer(source: Path, differences: list[str]) -> LessonError:
+    found = "; ".join(differences)
+    return LessonError(
+        vi=f"llama.cpp không nhận ra tokenizer trong {source}, và cách nó cắt văn bản cũng không phải của "
+        f"Llama 3 ({found}). File GGUF sẽ cắt ra các token khác lúc huấn luyện. Hãy dùng đúng tokenizer của "
+        "mô hình gốc.",
+        en=f"llama.cpp does not know the tokenizer in {source}, and it does not cut text as Llama 3's does "
+        f"({found}). The GGUF file would cut other tokens than in training. Use the base model's own "
+        "tokenizer.",
+    )
+
+
+def _check_choice(what: str, given: Sequence[str], known: Iterable[str]) -> None:
+    for kind in given or [""]:
+        if kind not in known:
+            there = ", ".join(known)
+            raise LessonError(
+                vi=f"Không có {what} {kind!r}. Hãy chọn trong: {there}.",
+                en=f"There is no {what} {kind!r}. Choose from: {there}.",
+            )
+
+
+def _check_memory(needed: int) -> None:
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if free < needed:
+        raise LessonError(
+            vi=f"Không đủ bộ nhớ: cần khoảng {needed / 1e9:.1f} GB, chỉ còn {free / 1e9:.1f} GB. Hãy khởi "
+            "động lại kernel, bỏ qua các ô huấn luyện rồi chạy lại phần xuất mô hình.",
+            en=f"The memory is too full: about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are "
+            "free. Restart the kernel, leave the training cells out and run the export again.",
+        )

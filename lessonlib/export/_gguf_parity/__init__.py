@@ -1,0 +1,227 @@
+"""Is what was exported what was trained? The merged model and the GGUF files against the adapter on its base.
+
+Compared are token ids over thousands of texts, rendered conversations, stop tokens, logits and greedy
+answers. None of them proves much alone: with a wrong pre-tokenizer the logits are right, and without RoPE's
+frequency factors the answers are. Of a quantised file no logit and no text is promised: how far it is from
+the trained model is reported, and that it is nearer to it than to the base.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lessonlib.evaluation._answers import continuations, stop_ids
+from lessonlib.export._gguf import KINDS
+from lessonlib.export._gguf_parity import _compare as compare
+from lessonlib.export._gguf_parity._llama import GgufModel
+from lessonlib.export._gguf_parity._report import Row, Verified
+from lessonlib.export._gguf_parity._texts import conversations, strings
+from lessonlib.runtime import _llama_cpp as llama_cpp_tools
+from lessonlib.runtime._language import LessonError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["KINDS", "TOLERANCE", "GgufModel", "Row", "Verified", "conversations", "strings", "verify"]
+
+FORMATS = {"f32": "float32", "f16": "float16"}  # of the kinds that keep every weight
+# The |logit difference| that rounding explains, by the number format of the weights. On the Llama twin, whose
+# logits have a standard deviation of 3.8, 99% of the positions stay under 5e-5 (float32), 1.1e-2 (float16).
+TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1.6e-1}
+# Computing in 16 bits rounds every sum of every layer: 2e-2 (float16) and 2e-1 (bfloat16) there. As shares of
+# the standard deviation that is 0.6% and 6%; a random Llama of 28 layers had 0.9% and 7%.
+COMPUTED = 3
+
+
+def verify(
+    trained: "PeftModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    prompts: Sequence[str],
+    merged: str | os.PathLike | None = None,
+    gguf: Mapping[str, str | os.PathLike] | None = None,
+    texts: Sequence[str] | None = None,
+    template_options: Mapping[str, Any] | None = None,
+    tolerance: Mapping[str, float] = TOLERANCE,
+    max_new_tokens: int = 32,
+    threads: int | None = None,
+) -> Verified:
+    """Compare every exported artifact with the trained model.
+
+    Each check stands for itself: logits and answers are taken from the trained model's token ids, so that a
+    tokenizer gone wrong shows in the token ids and nowhere else.
+
+    Args:
+        trained: the adapter on its base, as trained; it is not changed.
+        tokenizer: the one it was trained with.
+        prompts: what to ask, rendered (`chat.prompts`); half a dozen will do.
+        merged: folder of the merged model.
+        gguf: kind ("f32", "f16", "q8_0", "q4_k_m") -> file.
+        texts: to compare token ids on; None: `strings()`, 10,000 of them. Prompts and rendered conversations
+            are tokenised as well.
+        template_options: further variables of the chat template, such as {"date_string": "26 Jul 2024"}.
+        tolerance: the |logit difference| that is rounding, by number format. The coarsest on the way counts:
+            what the trained model computes in (16 bits: three times as much), the merged weights, the file.
+        max_new_tokens: length of the greedy answers.
+        threads: that llama.cpp computes with; None: as many as torch.
+
+    Returns:
+        A `Verified`: `ok`, `problems`, `table()`. What is wrong with an artifact raises nothing, it is there.
+
+    Raises:
+        LessonError: no PeftModel; an adapter without effect, which could not be told from the base; no
+            prompts; nothing to compare; an unknown kind; a file, a folder or llama-cpp-python that is not
+            there; and those of `evaluation.answers`.
+    """
+    files = {kind: Path(path) for kind, path in (gguf or {}).items()}
+    _check_arguments(trained, prompts, merged, files)
+    said = compare.ask_trained(
+        trained, tokenizer, prompts, texts=strings() if texts is None else texts,
+        options=template_options or {}, max_new_tokens=max_new_tokens,
+    )  # fmt: skip
+    computed = _format(trained.get_base_model().dtype)
+    rounding = tolerance[computed] * (1 if computed == "float32" else COMPUTED)
+    rows = []
+    if merged is not None:
+        from transformers import AutoConfig
+
+        # Files made of 16-bit weights, too, cannot be nearer to the trained model than those are.
+        stored = _format(AutoConfig.from_pretrained(merged, local_files_only=True).dtype)
+        rounding = max(rounding, tolerance[stored])
+        rows.append(_merged_row(said, trained, Path(merged), rounding, max_new_tokens))
+    for kind in sorted(files, key=KINDS.index):
+        bound = max(rounding, tolerance[FORMATS[kind]]) if kind in FORMATS else None
+        rows.append(_gguf_row(said, kind, files[kind], bound, max_new_tokens, threads))
+    there = {row.name for row in rows}
+    missing = tuple(name for name in ("merged", *KINDS) if name not in there)
+    return Verified(tuple(rows), missing, effect=said.effect, spread=said.spread)
+
+
+def _check_arguments(
+    trained: Any, prompts: Sequence[str], merged: str | os.PathLike | None, files: Mapping[str, Path]
+) -> None:
+    from peft import PeftModel
+
+    if not isinstance(trained, PeftModel):
+        raise LessonError(
+            vi=f"{type(trained).__name__} không phải là PeftModel. Hãy truyền vào mô hình vừa huấn luyện "
+            "(adapter gắn trên mô hình gốc), vì mọi bản xuất được so với nó.",
+            en=f"{type(trained).__name__} is no PeftModel. Pass the model that was trained (the adapter on "
+            "its base): everything that was exported is compared with it.",
+        )
+    if not prompts:
+        raise LessonError(
+            vi="Cần ít nhất một prompt để so sánh các bản xuất.",
+            en="At least one prompt is needed to compare what was exported.",
+        )
+    if merged is None and not files:
+        raise LessonError(
+            vi="Không có gì để so sánh: hãy truyền vào merged=... hoặc gguf={...}.",
+            en="There is nothing to compare: pass merged=... or gguf={...}.",
+        )
+    if merged is not None and not (Path(merged) / "config.json").is_file():
+        raise LessonError(
+            vi=f"{merged} không phải là thư mục của mô hình đã merge (thiếu config.json). Hãy gọi "
+            "export.merge trước.",
+            en=f"{merged} is not the folder of a merged model (config.json is missing). Call export.merge "
+            "first.",
+        )
+    if unknown := sorted(set(files) - set(KINDS)):
+        raise LessonError(
+            vi=f"Không biết loại GGUF {unknown[0]!r}. Hãy dùng: {', '.join(KINDS)}.",
+            en=f"There is no GGUF kind {unknown[0]!r} here. The kinds are {', '.join(KINDS)}.",
+        )
+    for file in files.values():
+        if not file.is_file():
+            raise LessonError(
+                vi=f"Không có file {file}. Hãy tạo các file GGUF trước (gguf.make).",
+                en=f"There is no file {file}. Make the GGUF files first (gguf.make).",
+            )
+    if files:
+        llama_cpp_tools.check_packages()
+
+
+def _merged_row(
+    said: compare.Trained, trained: Any, folder: Path, tolerance: float, max_new_tokens: int
+) -> Row:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    weights = folder.glob("*.safetensors")
+    row = Row("merged", sum(file.stat().st_size for file in weights) / 1e6, tolerance=tolerance)
+    on_disk: Any = {"local_files_only": True}
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=trained.get_base_model().dtype, use_safetensors=True, **on_disk
+        )
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, **on_disk)
+    except Exception as problem:  # no weights, a cut file, no tokenizer: each is said in its own way
+        error = LessonError(
+            vi=f"không nạp được {folder}: {problem} Hãy merge lại.",
+            en=f"{folder} cannot be loaded: {problem} Merge again.",
+        )
+        return replace(row, unreadable=error)
+    if other := _other_vocabulary(said, model.config.vocab_size):
+        return replace(row, unreadable=other)
+    model.to(trained.device)
+    heard = compare.Heard(
+        ids=compare.token_ids(tokenizer, said.texts, said.chats),
+        rendered=compare.render(tokenizer, said.options),
+        stops=frozenset(stop_ids(model.generation_config, tokenizer)),
+        eos=tokenizer.eos_token_id,
+        answers=continuations(model, said.tokenizer, said.prompts, max_new_tokens=max_new_tokens),
+        logits=compare.logits_of(model, said.read, said.kept),
+    )
+    return compare.compared(row, said, heard)
+
+
+def _gguf_row(
+    said: compare.Trained, kind: str, file: Path, tolerance: float | None, max_new_tokens: int,
+    threads: int | None,
+) -> Row:  # fmt: skip
+    import torch
+
+    row = Row(kind, file.stat().st_size / 1e6, tolerance=tolerance)
+    longest = max(map(len, said.encoded)) + max_new_tokens
+    try:
+        opened = GgufModel(file, context=longest, threads=threads or torch.get_num_threads())
+    except LessonError as problem:
+        return replace(row, unreadable=problem)
+    with opened as model:
+        if other := _other_vocabulary(said, model.vocabulary):
+            return replace(row, unreadable=other)
+        answers, logits = [], []
+        for prompt, answer in zip(said.encoded, said.answers, strict=True):
+            own, numbers = model.follow(prompt, answer, max_new_tokens=max_new_tokens)
+            answers.append(own)
+            logits.append(numbers)
+        bos = said.tokenizer.bos_token
+        ids = model.token_ids(said.texts)
+        for chat in said.chats:
+            ids += model.token_ids([chat], whole=not (bos and chat.startswith(bos)))
+        heard = compare.Heard(
+            ids=ids,
+            rendered=[model.render(messages, ask, said.options) for messages, ask in conversations()],
+            stops=frozenset(model.stops),
+            eos=model.eos,
+            answers=answers,
+            logits=[torch.from_numpy(numbers[-said.kept :]) for numbers in logits],
+        )
+    return compare.compared(row, said, heard)
+
+
+def _other_vocabulary(said: compare.Trained, size: int) -> LessonError | None:
+    if size == said.vocabulary:
+        return None
+    return LessonError(
+        vi=f"từ vựng có {size} token, của mô hình đã huấn luyện có {said.vocabulary}: đây là bản xuất của "
+        "một mô hình khác.",
+        en=f"its vocabulary has {size} tokens, the trained model's {said.vocabulary}: this is the export of "
+        "another model.",
+    )
+
+
+def _format(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,287 @@
+"""The page that tells what a published model is: base, data, recipe, scores, licence, use and limits.
+
+It gives huggingface_hub's own `ModelCard`; it knows nothing of uploading.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lessonlib.evaluation._scoring import table
+from lessonlib.export import _licences as licences
+from lessonlib.runtime._language import LessonError, text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from huggingface_hub import EvalResult, ModelCard
+
+# What is in the repository -> (the Hub's word for how it came from its base, the library that loads it)
+KINDS = {
+    "merged": ("finetune", "transformers"),
+    "adapter": ("adapter", "peft"),
+    "gguf": ("quantized", "gguf"),
+}
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def model_card(
+    *,
+    repo_id: str,
+    kind: str,
+    base: str,
+    licence: str,
+    data: Sequence[str],
+    recipe: Mapping[str, Any],
+    scores: "Mapping[str, pd.DataFrame]",
+    dataset: str,
+    base_revision: str | None = None,
+    datasets: Sequence[str] = (),
+    languages: Sequence[str] = ("vi", "en"),
+    limits: Sequence[str] = (),
+    gguf: str | None = None,
+    modelfile: str | None = None,
+    counseling: bool = False,
+) -> "ModelCard":
+    """A model card with everything a stranger needs to use the model, or to leave it alone.
+
+    Of what a Llama licence asks (see `licences`), the card says "Built with Llama", this function checks the
+    name, and `save` writes the notice.
+
+    Args:
+        repo_id: where it will be, "owner/name".
+        kind: what is in the repository's root: "merged", "adapter" or "gguf".
+        base: the base model's Hub id; of a folder only the last name is shown.
+        licence: the Hub's identifier of the base model's licence, such as "llama3.2".
+        data: sentences on what it was trained on, one for each source, with licence.
+        recipe: hyperparameter -> value, in the order to be shown.
+        scores: metric -> what `evaluation.compare` gave for it, intervals included.
+        dataset: what the scores were measured on.
+        base_revision: the commit of the base model.
+        datasets: Hub ids among the data, for the Hub's search.
+        languages: codes of the languages that it was trained for.
+        limits: more sentences on what it must not be used for, or cannot do.
+        gguf: a .gguf file of the repository: its path there, for the command of llama.cpp.
+        modelfile: the Modelfile of the repository: its path there, for the commands of Ollama.
+        counseling: add a safety note, for a model trained on conversations about people's troubles.
+
+    Returns:
+        A `ModelCard` in the current language; its scores also stand in the metadata (`EvalResult`), where the
+        Hub reads them.
+
+    Raises:
+        LessonError: an unknown kind; no scores; a name that a Llama licence does not allow.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    if kind not in KINDS:
+        raise LessonError(
+            vi=f"kind={kind!r} không hợp lệ. Hãy chọn một trong: {', '.join(KINDS)}.",
+            en=f"There is no kind={kind!r}. Choose one of: {', '.join(KINDS)}.",
+        )
+    if not scores:
+        raise LessonError(
+            vi="Chưa có điểm số nào. Hãy đánh giá mô hình gốc và mô hình đã fine-tuning bằng "
+            "evaluation.compare rồi truyền scores={'exact_match': ...}.",
+            en="There are no scores. Evaluate base and tuned model with evaluation.compare and pass "
+            "scores={'exact_match': ...}.",
+        )
+    licences.check_name(repo_id, licence)
+    relation, library = KINDS[kind]
+    name = repo_id.rpartition("/")[2]
+    metadata = ModelCardData(
+        language=list(languages), license=licence, library_name=library, pipeline_tag="text-generation",
+        tags=["lora", "sft", *(["gguf"] if gguf and kind != "gguf" else [])],
+        datasets=list(datasets) or None,
+        base_model=base if HUB_ID.fullmatch(base) else None,
+        base_model_relation=relation if HUB_ID.fullmatch(base) else None,
+        model_name=name, eval_results=_results(scores, dataset),
+    )  # fmt: skip
+    parts = [
+        f"# {name}",
+        licences.BUILT_WITH if licences.is_llama(licence) else "",
+        _safety() if counseling else "",
+        _origin(kind, base, base_revision),
+        _heading("Dữ liệu", "Data"),
+        _list(data),
+        _heading("Cách huấn luyện", "Recipe"),
+        _grid(["", text(vi="giá trị", en="value")], [[key, value] for key, value in recipe.items()]),
+        _heading("Kết quả", "Scores"),
+        _scores(scores, dataset),
+        _heading("Cách dùng", "How to use"),
+        _use(repo_id, kind, base, base_revision),
+        _use_gguf(repo_id, gguf, modelfile) if gguf else "",
+        _heading("Giới hạn", "Limits"),
+        _list([*limits, *_limits()]),
+        _heading("Giấy phép", "Licence"),
+        licences.terms(licence),
+    ]
+    body = "\n\n".join(part for part in parts if part)
+    return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}\n")
+
+
+def save(card: "ModelCard", folder: str | Path) -> list[Path]:
+    """Write a card into the folder that will be pushed: README.md, and for a Llama licence the notice.
+
+    Args:
+        card: from `model_card`.
+        folder: an existing folder; a README.md there (peft writes an empty form) is replaced.
+
+    Returns:
+        The files written.
+    """
+    readme = Path(folder) / "README.md"
+    card.save(readme)
+    licence = str(card.data.to_dict().get("license", ""))
+    if not licences.is_llama(licence):
+        return [readme]
+    notice = Path(folder) / licences.NOTICE_FILE
+    notice.write_text(licences.notice(licence) + "\n", encoding="utf-8")
+    return [readme, notice]
+
+
+def _heading(vi: str, en: str) -> str:
+    return f"## {text(vi=vi, en=en)}"
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _grid(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    cells = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def _origin(kind: str, base: str, revision: str | None) -> str:
+    shown = f"`{_shown(base)}`" + (f" (commit `{revision}`)" if revision else "")
+    what = {
+        "merged": text(vi="Mô hình gốc đã merge adapter LoRA", en="Base model with a LoRA adapter merged in"),
+        "adapter": text(vi="Adapter LoRA", en="LoRA adapter"),
+        "gguf": text(vi="Tệp GGUF cho llama.cpp", en="GGUF files for llama.cpp"),
+    }[kind]
+    return f"{what}. " + text(vi=f"Mô hình gốc: {shown}.", en=f"Base model: {shown}.")
+
+
+def _shown(base: str) -> str:
+    """Never a path of the machine it was trained on."""
+    return base if HUB_ID.fullmatch(base) else Path(base).name
+
+
+def _tuned(comparison: "pd.DataFrame") -> str:
+    """The model in question: the last one that is no difference between two."""
+    names = list(dict.fromkeys(comparison.columns.get_level_values(0)))
+    return names[-2] if len(names) > 2 and names[-1] == f"{names[-2]} - {names[0]}" else names[-1]
+
+
+def _results(scores: "Mapping[str, pd.DataFrame]", dataset: str) -> "list[EvalResult]":
+    from huggingface_hub import EvalResult
+
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="custom",
+            dataset_name=dataset,
+            dataset_split=str(split),
+            metric_type=metric,
+            metric_value=_rounded(row["mean"]),
+            metric_args={"low": _rounded(row["low"]), "high": _rounded(row["high"]), "n": int(row["n"])},
+        )
+        for metric, comparison in scores.items()
+        for split, row in comparison[_tuned(comparison)].iterrows()
+    ]
+
+
+def _rounded(value: Any) -> float:
+    return round(float(value), 4)  # a number of numpy's own would become Python code in the YAML
+
+
+def _scores(scores: "Mapping[str, pd.DataFrame]", dataset: str) -> str:
+    said = text(
+        vi=f"Đo trên {dataset}; trong ngoặc vuông là khoảng tin cậy 95%.",
+        en=f"Measured on {dataset}; in brackets the 95% interval.",
+    )
+    parts = [said]
+    for metric, comparison in scores.items():
+        readable = table(comparison)
+        cells = zip(readable.index, readable.values.tolist(), strict=True)
+        rows = [[split, *row] for split, row in cells]
+        parts.append(_grid([metric, *readable.columns], rows))
+    return "\n\n".join(parts)
+
+
+def _use(repo_id: str, kind: str, base: str, revision: str | None) -> str:
+    if kind == "gguf":
+        return ""
+    load = f'model = AutoModelForCausalLM.from_pretrained("{repo_id}")'
+    imports = "from transformers import AutoModelForCausalLM, AutoTokenizer"
+    if kind == "adapter":
+        pinned = f', revision="{revision}"' if revision else ""
+        imports += "\nfrom peft import PeftModel"
+        load = (
+            f'base = AutoModelForCausalLM.from_pretrained("{_shown(base)}"{pinned})\n'
+            f'model = PeftModel.from_pretrained(base, "{repo_id}")'
+        )
+    return f"""**transformers**
+
+```python
+{imports}
+
+tokenizer = AutoTokenizer.from_pretrained("{repo_id}")
+{load}
+messages = [{{"role": "user", "content": "..."}}]
+inputs = tokenizer.apply_chat_template(
+    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+)
+answer = model.generate(**inputs, max_new_tokens=200, do_sample=False)
+print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+```"""
+
+
+def _use_gguf(repo_id: str, gguf: str, modelfile: str | None) -> str:
+    said = f"""**llama.cpp**
+
+```bash
+hf download {repo_id} {gguf} --local-dir .
+llama-cli -m {gguf} -cnv
+```"""
+    if modelfile is None:
+        return said
+    name = repo_id.rpartition("/")[2].lower()
+    return f"""{said}
+
+**Ollama**
+
+```bash
+hf download {repo_id} {gguf} {modelfile} --local-dir .
+ollama create {name} -f {modelfile}
+ollama run {name}
+```"""
+
+
+def _limits() -> list[str]:
+    return [
+        text(
+            vi="Mô hình có thể trả lời sai mà vẫn trôi chảy; hãy kiểm tra trước khi tin.",
+            en="It can be wrong and fluent at once: check what it says before you rely on it.",
+        ),
+        text(
+            vi="Điểm số chỉ đúng cho loại câu hỏi đã đo; ngoài phạm vi đó chưa được đánh giá.",
+            en="The scores hold for the kind of questions they were measured on; nothing else was evaluated.",
+        ),
+    ]
+
+
+def _safety() -> str:
+    return text(
+        vi="> **An toàn.** Mô hình này để học kỹ thuật, không phải công cụ tư vấn tâm lý: không dùng để tư "
+        "vấn, chẩn đoán hay trò chuyện với người đang gặp khó khăn. Nó có thể bỏ sót khủng hoảng hoặc viết "
+        "sai số điện thoại. Nếu bạn hoặc người bên cạnh đang gặp nguy hiểm ở Việt Nam: gọi 115 (cấp cứu), "
+        "113 (công an) hoặc 111 (Tổng đài quốc gia bảo vệ trẻ em), và nói ngay với một người ở gần.",
+        en="> **Safety.** This model was made to learn a technique; it is no counselling tool, and must not "
+        "be used to advise, to diagnose or to talk with people in distress. It may miss a crisis or write a "
+        "wrong number. If you or somebody near you is in danger in Vietnam: call 115 (ambulance), 113 "
+        "(police) or 111 (national child protection helpline), and tell somebody near you at once.",
+    )

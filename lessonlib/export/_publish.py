@@ -1,0 +1,291 @@
+"""Pushes a model to the Hugging Face Hub in one commit, and proves that what arrived is what was sent.
+
+Everything goes through huggingface_hub's own client; without a token the Hub is one on this machine
+(`_loopback`). What is refused beforehand is in `publish_checks`, what a card says in `model_card`.
+"""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lessonlib.export._hub_login import hub_login
+from lessonlib.export._loopback import HubServer, on_this_machine, reachable
+from lessonlib.export._model_card import model_card
+from lessonlib.export._model_card import save as save_card
+from lessonlib.export._publish_checks import Contents, check, listed
+from lessonlib.export._publish_errors import explained
+from lessonlib.runtime._detect import Runtime, headless, secret
+from lessonlib.runtime._language import LessonError, text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from huggingface_hub import CommitInfo, HfApi
+
+__all__ = ["Hub", "compare", "hub", "model_card", "plan", "push", "rehearsal_hub", "save_card"]
+
+MADE_BY_THE_HUB = (".gitattributes",)
+
+
+class Hub:
+    """A Hub and an account on it: pass `endpoint` and `token` to `push`, `compare` and `HfApi`.
+
+    Attributes:
+        endpoint: its address; None for https://huggingface.co.
+        token: may write; hidden where a notebook would show it.
+        user: the account's name, the first part of a repository's.
+        rehearsal: whether it is on this machine and goes when it is closed.
+    """
+
+    def __init__(self, server: HubServer | None, token: str) -> None:
+        self._server = server
+        try:
+            login = hub_login(endpoint=server.url if server else None, token=token)
+        except BaseException:
+            self.close()
+            raise
+        self.endpoint, self.token, self.user = login.endpoint, login.token, login.user
+        self.rehearsal = server is not None
+
+    def reachable(self) -> AbstractContextManager[None]:
+        """For calls of huggingface_hub's own, which HF_HUB_OFFLINE=1 would stop: `with hub.reachable():`."""
+        return reachable(self.endpoint)
+
+    def close(self) -> None:
+        """End a Hub on this machine, and delete what was pushed to it."""
+        if self._server:
+            self._server.close()
+            self._server = None
+
+    def __enter__(self) -> "Hub":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def hub(runtime: Runtime, *, ask: bool = False) -> Hub:
+    """The Hub to publish to: the real one with the secret HF_TOKEN, else a rehearsal on this machine.
+
+    A lesson in rehearsal always takes the latter, so that no twin is ever published.
+
+    Args:
+        runtime: from `runtime.detect`.
+        ask: prompt for the token, hidden, where somebody can type and no secret is set.
+
+    Returns:
+        A `Hub`; `close` it at the end.
+
+    Raises:
+        LessonError: a token that the Hub refuses, or that may only read; see `_hub_login.hub_login`.
+    """
+    why = text(vi="chạy thử", en="rehearsal")
+    if runtime.profile != "rehearsal":
+        try:
+            token = secret("HF_TOKEN", ask=ask)
+        except LessonError:
+            why = text(vi="chưa có HF_TOKEN", en="no HF_TOKEN")
+        else:
+            found = Hub(None, token)
+            print(f"Hub: huggingface.co/{found.user}")
+            return found
+    print(
+        text(
+            vi=f"Hub: trên chính máy này ({why}), không có gì được gửi ra ngoài.",
+            en=f"Hub: on this machine ({why}), nothing is sent anywhere.",
+        )
+    )
+    return rehearsal_hub()
+
+
+def rehearsal_hub(user: str = "learner") -> Hub:
+    """A Hub on this machine with a made-up account and token; see `loopback.HubServer`.
+
+    Args:
+        user: the account's name.
+
+    Returns:
+        A `Hub`, for `with` or until its `close`.
+    """
+    server = HubServer(user=user).start()
+    return Hub(server, server.token)
+
+
+def plan(contents: Contents) -> "pd.DataFrame":
+    """What `push` would send.
+
+    Args:
+        contents: a folder, or {path in the repository: folder or file}, "." for its root. Hidden files are
+            left out.
+
+    Returns:
+        A DataFrame with a row for each file and the columns file (its path in the repository) and bytes.
+
+    Raises:
+        LessonError: nothing there; two files for one place; a link that leads out of its folder.
+    """
+    import pandas as pd
+
+    rows = [(name, path.stat().st_size) for name, path in listed(contents).items()]
+    return pd.DataFrame(rows, columns=["file", "bytes"])
+
+
+def push(
+    contents: Contents,
+    repo_id: str,
+    *,
+    token: str,
+    private: bool = True,
+    endpoint: str | None = None,
+    message: str = "Upload with lessonlib",
+) -> "CommitInfo":
+    """Push files to a model repository in one commit, after looking for what must never be published.
+
+    It makes the repository if it is missing. Large files go first; only when all have arrived the commit is
+    made, so a push that breaks off changes nothing that was there (a repository that is new stays empty), and
+    the next one does not send again what arrived. Files that are the same already are not sent at all; where
+    all are, there is no commit. Files in the repository that are not among `contents` stay.
+
+    Args:
+        contents: as for `plan`; the root needs a model card, README.md.
+        repo_id: "owner/name".
+        token: one that may write; never printed or stored.
+        private: make the repository private. One that is public already is not pushed to as private; one that
+            is private stays so.
+        endpoint: another Hub than https://huggingface.co.
+        message: of the commit.
+
+    Returns:
+        huggingface_hub's `CommitInfo`: `oid` is the commit (the last one where nothing changed), `commit_url`
+        its page.
+
+    Raises:
+        LessonError: what `publish_checks.check` finds; no such right; a public repository; a Hub that is out
+            of reach, breaks off or refuses; one on this machine, and no room for its copy.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    files = listed(contents)
+    check(files, repo_id, private=private, secrets=(token,))
+    size = sum(path.stat().st_size for path in files.values())
+    if on_this_machine(endpoint):  # it keeps a copy among the temporary files
+        _check_room(tempfile.gettempdir(), size, repo_id)
+    api = HfApi(endpoint=endpoint, token=token)
+    with reachable(endpoint), explained(repo_id), _bars():
+        _check_visibility(api, repo_id, private)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        parent = api.model_info(repo_id).sha
+        operations = [CommitOperationAdd(name, path) for name, path in files.items()]
+        done = api.create_commit(repo_id, operations, commit_message=message, parent_commit=parent)
+    if done.oid == parent:
+        print(text(vi=f"{repo_id} đã có đúng các tệp này.", en=f"{repo_id} has these very files already."))
+    else:
+        print(
+            text(
+                vi=f"Đã đưa {len(files)} tệp ({size / 1e6:.1f} MB) lên {repo_id} trong một commit.",
+                en=f"Pushed {len(files)} files ({size / 1e6:.1f} MB) to {repo_id} in one commit.",
+            )
+        )
+    return done
+
+
+def compare(
+    contents: Contents, repo_id: str, *, revision: str, token: str | None = None, endpoint: str | None = None
+) -> "pd.DataFrame":
+    """Download what is in a repository, file by file, and hold it against what is here.
+
+    Args:
+        contents: as for `plan`.
+        repo_id: "owner/name".
+        revision: the commit, `push(...).oid`.
+        token: for a private repository.
+        endpoint: another Hub than https://huggingface.co.
+
+    Returns:
+        A DataFrame with a row for each file here or there and the columns file, bytes (here), arrived (bytes
+        there), sha256 (of what arrived) and same (equal size and sha256); missing values where it is in one
+        place only. The Hub's own .gitattributes is left out.
+
+    Raises:
+        LessonError: no such repository or commit; a Hub that is out of reach or breaks off; too little room
+            for a file among the temporary ones.
+    """
+    import pandas as pd
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    files = listed(contents)
+    api = HfApi(endpoint=endpoint, token=token)
+    rows = []
+    with reachable(endpoint), explained(repo_id), _bars():
+        entries = list(api.list_repo_tree(repo_id, recursive=True, revision=revision))
+        there = {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
+        names = sorted((files.keys() | there.keys()) - {*MADE_BY_THE_HUB} | files.keys())
+        for name in names:
+            here = files.get(name)
+            arrived: tuple[int | None, str | None] = (None, None)
+            if name in there:
+                arrived = _fetched(api, repo_id, name, revision, there[name])
+            sent = (here.stat().st_size, _sha256(here)) if here else (None, None)
+            rows.append((name, sent[0], *arrived, sent == arrived))
+    frame = pd.DataFrame(rows, columns=["file", "bytes", "arrived", "sha256", "same"])
+    return frame.astype({"bytes": "Int64", "arrived": "Int64"})
+
+
+def _check_visibility(api: "HfApi", repo_id: str, private: bool) -> None:
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        found = api.model_info(repo_id)
+    except RepositoryNotFoundError:
+        return
+    if private and not found.private:
+        raise LessonError(
+            vi=f"{repo_id} đã có và đang công khai, nên mọi thứ đưa lên ai cũng thấy. Nếu đúng ý bạn: "
+            "private=False. Nếu không: chọn tên khác, hoặc đổi sang private trong phần Settings của repo.",
+            en=f"{repo_id} exists and is public: everybody would see what you push. If you mean it: "
+            "private=False. If not: choose another name, or make it private in the repository's settings.",
+        )
+
+
+def _fetched(api: "HfApi", repo_id: str, name: str, revision: str, size: int) -> tuple[int, str]:
+    """Size and digest of one file, downloaded into a folder of its own that goes at once."""
+    with tempfile.TemporaryDirectory(prefix="arrived_") as folder:
+        _check_room(folder, size, name)
+        path = Path(api.hf_hub_download(repo_id, name, revision=revision, local_dir=folder))
+        return path.stat().st_size, _sha256(path)
+
+
+def _check_room(folder: str, size: int, what: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise LessonError(
+            vi=f"Không đủ chỗ cho bản sao của {what}: cần {size / 1e9:.2f} GB ở {folder}, chỉ còn "
+            f"{free / 1e9:.2f} GB. Hãy xóa bớt, hoặc đặt biến TMPDIR sang ổ khác trước khi mở Jupyter.",
+            en=f"There is no room for a copy of {what}: {size / 1e9:.2f} GB are needed in {folder}, "
+            f"{free / 1e9:.2f} GB are free. Delete something, or point TMPDIR to another disk before you "
+            "start Jupyter.",
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _bars() -> Iterator[None]:
+    """No progress bars where nobody watches."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if not headless() or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()

@@ -1,0 +1,233 @@
+"""A LoRA-only state dict that knows which base it belongs to, and a `load` that says what does not fit.
+
+With loralib a model is put together by two calls of `load_state_dict(strict=False)`, first the base, then the
+adapter. `strict=False` is needed, since each file holds a part of the model only; but it also says nothing
+when a name is misspelt, when a layer is missing, or when A and B go onto another base than they were trained
+on. `load` does both steps after comparing every name, every shape and every base weight.
+"""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lessonlib.lora._base import LoraLayer, lora_layers, refuse_merged
+from lessonlib.runtime._language import LessonError, text
+
+BIASES = ("none", "lora_only", "all")
+PROBES = 7  # numbers of a fingerprint, besides the first
+TOLERANCE = 0.02  # of a weight's root mean square; rounding W to bfloat16 moves a probe by a tenth of it
+
+
+def lora_state_dict(model: nn.Module, bias: str = "none") -> dict[str, Tensor]:
+    """A and B of every LoRA layer, under loralib's names, with two small tensors for `load` beside each pair.
+
+    Args:
+        model: a model with LoRA layers, none of them merged.
+        bias: "none", "lora_only" (biases of LoRA layers too) or "all" (every bias); what
+            `mark_only_lora_as_trainable` was given.
+
+    Returns:
+        for each layer `PATH.lora_A`, `PATH.lora_B`, `PATH.lora_base` (the fingerprint of W) and
+        `PATH.lora_scaling` (alpha / r, which loralib leaves to memory), then the biases. Copies, on the
+        model's device: training on does not change them.
+
+    Raises:
+        LessonError: for a model without LoRA layers or with a merged one, and another `bias`.
+    """
+    layers = lora_layers(model)
+    check_bias(bias)
+    state: dict[str, Tensor] = {}
+    for path, layer in layers.items():
+        if layer.merged:
+            refuse_merged(path)
+        state[key(path, "lora_A")], state[key(path, "lora_B")] = layer.lora_A, layer.lora_B
+        state[key(path, "lora_base")] = fingerprint(layer.weight)
+        state[key(path, "lora_scaling")] = torch.tensor(layer.scaling, dtype=torch.float64)
+    own = {key(path, "bias") for path in layers}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if is_bias(name) and (bias == "all" or bias == "lora_only" and name in own):
+            state[name] = parameter
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+def load(
+    model: nn.Module, base: Mapping[str, Tensor] | None = None, lora: Mapping[str, Tensor] | None = None
+) -> None:
+    """Loads a base, an adapter, or both, after checking that they fit the model and each other.
+
+    Nothing is written unless everything fits. What it catches that `load_state_dict(strict=False)` does not:
+
+    - names that are missing, unexpected or of another shape, so also the two files exchanged;
+    - an adapter on a base other than its own: loaded before the base, or onto the random W of a new layer,
+      or onto W + delta, saved from loralib after `.eval()`, where it would count twice;
+    - a base put under A and B that were trained on another one;
+    - an adapter trained with another alpha / r than the layer has.
+
+    Args:
+        model: a model with LoRA layers, none of them merged.
+        base: the state dict of the model without LoRA; None where the model has its base already. A weight
+            shared by two names (tied embeddings) may be there under one of them.
+        lora: what `lora_state_dict` gave. One without fingerprints (loralib's) is taken, with a warning. A
+            weight counts as the same where its fingerprint is, so copies rounded to 16 bits pass, and so does
+            a difference of less than about 2% of W's size.
+
+    Raises:
+        LessonError: for all of the above, naming the keys or the layer; and for a merged layer.
+    """
+    layers = lora_layers(model)
+    for path, layer in layers.items():
+        if layer.merged:
+            refuse_merged(path)
+    own = model.state_dict(keep_vars=True)
+    adapters = {key(path, name) for path in layers for name in ("lora_A", "lora_B")}
+    if base is not None:
+        _check_keys("base", base, own, needed=[name for name in own if name not in adapters], allowed=set())
+    if lora is not None:
+        notes = {key(path, name) for path in layers for name in ("lora_base", "lora_scaling")}
+        biases = {name for name in own if is_bias(name)}
+        _check_keys("lora", lora, own, needed=sorted(adapters), allowed=biases | notes)
+        _check_scaling(layers, lora)
+    # A shared weight may be given under its other name.
+    weights = {id(own[name]): tensor for name, tensor in (base or {}).items()}
+    _check_bases(layers, weights, lora)
+    given = {**(base or {}), **(lora or {})}
+    model.load_state_dict({name: tensor for name, tensor in given.items() if name in own}, strict=False)
+
+
+def fingerprint(weight: Tensor) -> Tensor:
+    """Eight numbers by which a weight is known again, also after rounding to 16 bits.
+
+    The root mean square of W, then seven times a^T W b with fixed waves a and b of length 1. Between two
+    unrelated weights each of the seven differs by about that root mean square; rounding to bfloat16 moves
+    them by about 0.2% of it.
+
+    Args:
+        weight: of any shape with two dimensions or more; the first one gives the rows.
+
+    Returns:
+        float32 of shape (8,), on the CPU.
+    """
+    matrix = weight.detach().flatten(1).float()  # (rows, columns)
+    rows, columns = _waves(matrix.shape[0], 0).to(matrix), _waves(matrix.shape[1], 1).to(matrix)
+    probes = (rows @ matrix * columns).sum(dim=1)
+    return torch.cat([matrix.square().mean().sqrt().view(1), probes]).cpu()
+
+
+def _waves(size: int, offset: int) -> Tensor:
+    """PROBES cosines of length 1 and unlike frequencies, of shape (PROBES, size)."""
+    frequencies = 1 + torch.arange(PROBES, dtype=torch.float64) * 0.2718 + offset * 0.1414
+    waves = torch.cos(frequencies[:, None] * torch.arange(1, size + 1))
+    return waves / waves.norm(dim=1, keepdim=True)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return bool(((one - other).abs() <= TOLERANCE * one[0]).all())
+
+
+def key(path: str, name: str) -> str:
+    """The key of a layer's tensor in a state dict."""
+    return f"{path}.{name}" if path else name
+
+
+def is_bias(name: str) -> bool:
+    """Whether this is the name of a bias."""
+    return name.rsplit(".", 1)[-1].startswith("bias")
+
+
+def check_bias(bias: str) -> None:
+    """Refuses what is none of the three."""
+    if bias not in BIASES:
+        raise LessonError(
+            vi=f"bias={bias!r} không hợp lệ. Hãy chọn một trong: {', '.join(BIASES)}.",
+            en=f"There is no bias={bias!r}. Choose one of: {', '.join(BIASES)}.",
+        )
+
+
+def _check_keys(
+    which: str, given: Mapping[str, Tensor], own: Mapping[str, Tensor], *, needed: list[str],
+    allowed: set[str],
+) -> None:  # fmt: skip
+    """Refuses names and shapes other than the model's; one name of a shared tensor is enough."""
+    there = {id(own[name]) for name in needed if name in given}
+    known = {*needed, *allowed}
+    problems = {
+        ("thiếu", "missing"): [name for name in needed if name not in given and id(own[name]) not in there],
+        ("thừa", "unexpected"): [name for name in given if name not in known],
+        ("sai shape", "of another shape"): [
+            f"{name} {tuple(given[name].shape)}, model {tuple(own[name].shape)}"
+            for name in given if name in known and name in own and given[name].shape != own[name].shape
+        ],
+    }
+    found = {words: names for words, names in problems.items() if names}
+    if found:
+        vi, en = (
+            "; ".join(f"{words[at]}: {_first(names)}" for words, names in found.items()) for at in (0, 1)
+        )
+        raise LessonError(
+            vi=f"State dict {which!r} không khớp với mô hình: {vi}. Chưa nạp gì cả. Hãy xem lại file, tên "
+            "lớp và rank r; base là mô hình không có LoRA, lora là kết quả của lora_state_dict.",
+            en=f"The state dict {which!r} does not fit the model: {en}. Nothing was loaded. Look at the "
+            "file, the layers' names and the rank r; base is the model without LoRA, lora comes from "
+            "lora_state_dict.",
+        )
+
+
+def _check_scaling(layers: Mapping[str, LoraLayer], lora: Mapping[str, Tensor]) -> None:
+    for path, layer in layers.items():
+        trained = lora.get(key(path, "lora_scaling"))
+        if trained is not None and abs(float(trained) - layer.scaling) > 1e-3 * layer.scaling:
+            raise LessonError(
+                vi=f"Adapter của lớp {path!r} được huấn luyện với alpha / r = {float(trained):g}, còn lớp "
+                f"này có {layer.lora_alpha:g} / {layer.r} = {layer.scaling:g}. Hãy tạo lớp với "
+                f"lora_alpha={float(trained) * layer.r:g}.",
+                en=f"The adapter of layer {path!r} was trained with alpha / r = {float(trained):g}, but this "
+                f"layer has {layer.lora_alpha:g} / {layer.r} = {layer.scaling:g}. Make the layer with "
+                f"lora_alpha={float(trained) * layer.r:g}.",
+            )
+
+
+def _check_bases(
+    layers: Mapping[str, LoraLayer], weights: Mapping[int, Tensor], lora: Mapping[str, Tensor] | None
+) -> None:
+    """Whether each A and B, loaded or in the model, will stand on the weight they were trained on.
+
+    `weights` are those about to be loaded, by the identity of the Parameter that they go into.
+    """
+    unknown = []
+    for path, layer in layers.items():
+        below = weights.get(id(layer.weight), layer.weight)
+        if lora is not None:
+            trained_on = lora.get(key(path, "lora_base"))
+            if trained_on is None:
+                unknown.append(path)
+                continue
+        elif layer.lora_A.any() and layer.lora_B.any():
+            trained_on = fingerprint(layer.weight)
+        else:
+            continue
+        if not _same(trained_on.float().cpu(), fingerprint(below)):
+            raise LessonError(
+                vi=f"Adapter của lớp {path!r} được huấn luyện trên một weight gốc khác. Hãy nạp base trước "
+                "hoặc cùng lúc: load(model, base, lora), với đúng mô hình gốc đã dùng khi huấn luyện và chưa "
+                "cộng LoRA vào. Chưa nạp gì cả.",
+                en=f"The adapter of layer {path!r} was trained on another base weight. Load the base first "
+                "or together with it: load(model, base, lora), with the very base it was trained on and no "
+                "LoRA added to it. Nothing was loaded.",
+            )
+    if unknown:
+        warnings.warn(
+            text(
+                vi=f"State dict LoRA không có fingerprint cho {len(unknown)} lớp ({_first(unknown)}), nên "
+                "không kiểm tra được adapter có đúng với mô hình gốc này hay không.",
+                en=f"The LoRA state dict has no fingerprint for {len(unknown)} layers ({_first(unknown)}), "
+                "so whether the adapter belongs to this base was not checked.",
+            ),
+            stacklevel=3,
+        )
+
+
+def _first(names: list[Any], most: int = 3) -> str:
+    return ", ".join(map(str, names[:most])) + (f", ... ({len(names)})" if len(names) > most else "")

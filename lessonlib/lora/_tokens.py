@@ -1,0 +1,271 @@
+"""New tokens: registered under the right name, given a sensible first embedding, and trained as a few rows.
+
+A tokenizer cuts a tag such as `<tool_call>` into four or five pieces. As one token it is shorter, cannot be
+cut otherwise beside other text, and can end generation. It then needs a row of its own in the embedding
+matrix (and in the output head, where that is another matrix), which nothing has trained.
+
+`add` registers tokens and fills those rows. `lora.lora_config(model, new_tokens=ids)` trains them and leaves
+the other rows alone. Whoever loads such an adapter later adds the same tokens to the base first:
+
+    model, tokenizer = models.load(...)
+    special_tokens.add(model, tokenizer, TAGS)
+    tuned = PeftModel.from_pretrained(model, folder)
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Literal
+
+from lessonlib.lora._config import saved_embeddings
+from lessonlib.runtime._language import LessonError, text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from peft import LoraConfig
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TAG = re.compile(r"<(/?)([A-Za-z][\w-]*)>")
+ALIKE = 0.9  # difflib's ratio: one letter left out of "tool_response" gives 0.96, "tool" beside "tools" 0.89
+
+Start = Literal["pieces", "mean", "random"]
+
+
+def add(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    tokens: Sequence[str],
+    *,
+    described: Mapping[str, str] | None = None,
+    start: Start = "pieces",
+) -> list[int]:
+    """Add tokens to a tokenizer and to a model, in place, each with a sensible first row.
+
+    The new row is the mean of the rows of the pieces that the token's text was cut into until now. At the
+    start the model so reads the token much like its pieces, and gives it about their mean logit.
+    Two other ways are there to compare with:
+    - "mean", the mean of all rows: Hewitt, "Initializing New Word Embeddings for Pretrained Language Models"
+      (2021), shows that the new token then takes at most about its share of the probability, so that the
+      answers change little. transformers' `mean_resizing` draws around this mean, with a tiny spread.
+    - "random", small numbers around 0, as in a fresh model. Their logit is about 0. Where the others lie
+      far below that, the new token takes over much of the probability of every answer; elsewhere it is
+      harmless, or even a head start. That differs from model to model: measure it, on ordinary text too.
+
+    The embeddings grow only if they have too few rows; some models (Phi-3) have more rows than their
+    tokenizer has tokens. Tokens that are there already are reported in a line and keep their rows, so a
+    second call changes nothing.
+
+    Args:
+        model: a base model, before LoRA; 4 bits and the meta device will do.
+        tokenizer: its tokenizer, or the one that was saved with an adapter and knows the tokens.
+        tokens: what to add, such as ["<tool_call>", "</tool_call>"]. They are added with special=False
+            (`skip_special_tokens` must not drop what a program is to read) and normalized=False.
+        described: for some of them, a text whose pieces to use in place of the token's own.
+        start: the first row: "pieces", "mean" or "random" (torch's global generator).
+
+    Returns:
+        Their ids, in the order of `tokens`, for `lora.lora_config(model, new_tokens=ids)`.
+
+    Raises:
+        LessonError: no tokens; a tag without its partner (`<x>` without `</x>`); a name that differs from
+            another token's in a letter or so; a description of something else; an unknown `start`; a model
+            that has adapters already.
+    """
+    _check_model(model)
+    wanted = list(dict.fromkeys(tokens))
+    vocabulary = tokenizer.get_vocab()
+    new = [token for token in wanted if token not in vocabulary]
+    _check_tokens(wanted, new, described or {}, start, vocabulary, [*tokenizer.get_added_vocab()])
+    known = [token for token in wanted if token in vocabulary]
+    if known:
+        names = ", ".join(known)
+        print(text(vi=f"Đã có sẵn, giữ nguyên: {names}.", en=f"There already, left alone: {names}."))
+    _register(tokenizer, new)
+    ids: list[int] = tokenizer.convert_tokens_to_ids(wanted)  # type: ignore[assignment]
+    table: Any = model.get_input_embeddings().weight
+    rows: int = table.shape[0]
+    if max(ids) >= rows:
+        model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
+    sources: dict[int, list[int]] = dict.fromkeys(range(rows, max(ids) + 1), [])
+    for token, row in zip(wanted, ids, strict=True):
+        if token in new or row >= rows:
+            sources[row] = _pieces(tokenizer, (described or {}).get(token, token))
+    _fill(model, sources, rows, start)
+    return [ids[wanted.index(token)] for token in tokens]
+
+
+def unregistered(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str]) -> "pd.DataFrame":
+    """Tags that occur in texts and are cut into pieces: what a misspelt special token leaves behind.
+
+    Args:
+        tokenizer: after `add`.
+        texts: such as the messages of the training rows.
+
+    Returns:
+        A DataFrame with the columns tag, times (how often it occurs) and pieces (the tokens it is cut into),
+        the most frequent first; without rows if every tag is a single token.
+    """
+    import pandas as pd
+
+    found = Counter(match[0] for written in texts for match in TAG.finditer(written))
+    rows = [(tag, times, tokenizer.tokenize(tag)) for tag, times in found.most_common()]
+    return pd.DataFrame([row for row in rows if len(row[2]) > 1], columns=["tag", "times", "pieces"])
+
+
+def adapter_size(
+    model: "PreTrainedModel", config: "LoraConfig", *, dtype: "torch.dtype | None" = None
+) -> dict[str, int]:
+    """How large an adapter would be on disk, counted on the meta device: no weights, nothing downloaded.
+
+    peft itself puts the adapter on an empty copy of the architecture and lists what it would save. peft keeps
+    adapters of a half-precision base in fp32; whole embeddings have the type of the base.
+
+    Args:
+        model: any model of transformers, such as `models.skeleton("gemma-2-2b")`; it is not changed.
+        config: what to train: target_modules, modules_to_save, trainable_token_indices.
+        dtype: the number format of the base; None: that of `model`.
+
+    Returns:
+        trainable (numbers that the optimiser changes), and in bytes: lora (A and B), token_rows
+        (trainable_token_indices), embeddings (whole matrices), total.
+    """
+    from copy import deepcopy
+    from warnings import catch_warnings, simplefilter
+
+    import torch
+    from peft import get_peft_model, get_peft_model_state_dict
+    from transformers import AutoModelForCausalLM
+
+    settings: Any = deepcopy(model.config)
+    vars(settings).pop("quantization_config", None)
+    settings._name_or_path = ""  # else peft looks the base up, to see whether its vocabulary has grown
+    with torch.device("meta"), catch_warnings():
+        simplefilter("ignore")  # peft says that it will save the embeddings: that is what is counted here
+        base = AutoModelForCausalLM.from_config(settings, dtype=dtype or model.dtype)
+        tuned: Any = get_peft_model(base, deepcopy(config))
+        saved = get_peft_model_state_dict(tuned, save_embedding_layers=saved_embeddings(config))
+    size = {"trainable": tuned.get_nb_trainable_parameters()[0], "lora": 0, "token_rows": 0, "embeddings": 0}
+    for name, weight in saved.items():
+        kind = "lora" if "lora_" in name else "token_rows" if "trainable_tokens" in name else "embeddings"
+        size[kind] += weight.nbytes
+    return size | {"total": size["lora"] + size["token_rows"] + size["embeddings"]}
+
+
+def _register(tokenizer: "PreTrainedTokenizerBase", tokens: list[str]) -> None:
+    from transformers import AddedToken
+
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in tokens])
+
+
+def _pieces(tokenizer: Any, written: str) -> list[int]:
+    """Ids of what a text is cut into by the vocabulary that was learnt, whatever tokens were added to it."""
+    core = tokenizer.backend_tokenizer
+    normal = core.normalizer.normalize_str(written) if core.normalizer else written
+    cut = core.pre_tokenizer
+    parts = [part for part, _ in cut.pre_tokenize_str(normal)] if cut else [normal]
+    return [piece.id for part in parts for piece in core.model.tokenize(part)]
+
+
+def _fill(model: Any, sources: Mapping[int, list[int]], rows: int, start: Start) -> None:
+    """Write new rows into the input embedding, and into the head where that is another matrix.
+
+    Args:
+        sources: new row -> the rows whose mean it takes; none: the mean of all.
+        rows: how many rows there were: those after them have not been trained.
+    """
+    import torch
+
+    if not sources:
+        return
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    matrices = {id(layer.weight): layer.weight for layer in layers if layer is not None}
+    for weight in matrices.values():  # (vocabulary, hidden), one matrix where the head is tied
+        old = weight.data[:rows]
+        middle = old.float().mean(dim=0)
+        for row, pieces in sources.items():
+            if start == "random":
+                spread = getattr(model.config, "initializer_range", 0.02)
+                value = torch.empty_like(middle).normal_(std=spread)
+            elif start == "pieces" and pieces:
+                value = old[pieces].float().mean(dim=0)
+            else:
+                value = middle
+            weight.data[row] = value.to(weight.dtype)
+
+
+def _check_model(model: Any) -> None:
+    from peft import PeftModel
+
+    if isinstance(model, PeftModel):
+        raise LessonError(
+            vi="Mô hình này đã gắn adapter, nên embedding không thể thêm dòng nữa. Hãy gọi "
+            "special_tokens.add trên mô hình gốc, rồi mới lora.attach hoặc PeftModel.from_pretrained.",
+            en="This model has adapters already, and its embeddings can no longer grow. Call "
+            "special_tokens.add on the base model, then lora.attach or PeftModel.from_pretrained.",
+        )
+
+
+def _check_tokens(
+    wanted: list[str],
+    new: list[str],
+    described: Mapping[str, str],
+    start: str,
+    vocabulary: Mapping[str, int],
+    added: list[str],
+) -> None:
+    if not wanted or not all(wanted):
+        raise LessonError(
+            vi=f"tokens={wanted!r}: cần ít nhất một token, và không token nào rỗng.",
+            en=f"tokens={wanted!r}: at least one token is needed, and none may be empty.",
+        )
+    if start not in ("pieces", "mean", "random"):
+        raise LessonError(
+            vi=f"start={start!r} không hợp lệ. Hãy dùng 'pieces', 'mean' hoặc 'random'.",
+            en=f"start={start!r} is not one of 'pieces', 'mean' and 'random'.",
+        )
+    for token in described:
+        if token not in wanted:
+            raise LessonError(
+                vi=f"described có {token!r}, nhưng token này không nằm trong tokens.",
+                en=f"described names {token!r}, which is not among the tokens.",
+            )
+    for token in new:
+        others = [other for other in dict.fromkeys([*wanted, *added]) if not _same_tag(token, other)]
+        if near := _alike(token, others):
+            raise LessonError(
+                vi=f"{token} và {near} chỉ khác nhau chút ít: có phải một trong hai bị gõ sai? Token gõ sai "
+                "được huấn luyện uổng công, còn token đúng vẫn bị cắt vụn. Hãy sửa lại, hoặc chọn hai tên "
+                "khác hẳn nhau.",
+                en=f"{token} and {near} differ very little: is one of them misspelt? A misspelt token is "
+                "trained for nothing, while the right one is still cut into pieces. Correct it, or choose "
+                "two names that cannot be taken for each other.",
+            )
+        tag = TAG.fullmatch(token)
+        if tag is None:
+            continue
+        partner = f"<{tag[2]}>" if tag[1] else f"</{tag[2]}>"
+        if partner not in wanted and partner not in vocabulary:
+            raise LessonError(
+                vi=f"{token} không có {partner} đi cùng. Hãy thêm cả cặp; nếu token chỉ đứng một mình, hãy "
+                f"viết dạng <|{tag[2]}|>.",
+                en=f"{token} comes without {partner}. Add both; a token that stands alone is better written "
+                f"<|{tag[2]}|>.",
+            )
+
+
+def _same_tag(token: str, other: str) -> bool:
+    """Whether these are one token, or the opening and the closing of one tag."""
+    return token.replace("</", "<") == other.replace("</", "<")
+
+
+def _alike(token: str, others: list[str]) -> str | None:
+    """The first of these that could be a slip of the keyboard away."""
+    names = {_name(other): other for other in reversed(others)}
+    close = get_close_matches(_name(token), names, n=1, cutoff=ALIKE)
+    return names[close[0]] if close else None
+
+
+def _name(token: str) -> str:
+    return token.strip("</|>").casefold().replace("-", "_")

@@ -1,0 +1,110 @@
+"""The packages that one lesson needs and the others do not: are they there, and how do they get there?
+
+They are the extras of lessonlib's own package, such as `lesson03`. In Colab and Kaggle they are installed; on
+somebody's own machine nothing is installed behind their back, and the command is shown instead.
+"""
+
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from lessonlib.runtime import _detect as runtime
+from lessonlib.runtime import _llama_cpp as llama_cpp_tools
+from lessonlib.runtime._language import LessonError, text
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+# Unsloth asks for packages that no lesson uses (diffusers, torchvision, xformers) and for a range of torch
+# that would replace the host's own.
+ALONE = ("unsloth",)
+COMPILED = "gguf"  # llama.cpp, with tools of its own
+
+
+def declared() -> dict[str, list[str]]:
+    """What the installed lessonlib requires on this system, by extra; "" holds the base dependencies."""
+    from packaging.requirements import Requirement
+
+    found: dict[str, list[str]] = {"": []}
+    for line in metadata.requires("lessonlib") or []:
+        requirement = Requirement(line)
+        named = re.search(r"extra\s*==\s*['\"]([^'\"]+)", str(requirement.marker or ""))
+        extra = named.group(1) if named else ""
+        marker = requirement.marker
+        if marker is None or marker.evaluate({"extra": extra}):  # else it is for another system
+            requirement.marker = None
+            found.setdefault(extra, []).append(str(requirement))
+    return found
+
+
+def ensure(*names: str, say: Callable[[str], object] = print) -> None:
+    """Make sure that these extras of lessonlib are installed, each package at its version.
+
+    Args:
+        names: extras, such as "lesson03" and "unsloth"; for "gguf" llama.cpp's converter is fetched, too.
+        say: is given a line before pip starts, which may take minutes.
+
+    Raises:
+        LessonError: no such extra; pip failed, with the end of what it said; or something is missing on a
+            machine of one's own: then it names the packages and the command. "unsloth" may be missing there,
+            as the lessons do without it. For "gguf" as `llama_cpp_tools.install` and `find`.
+    """
+    known = declared()
+    for name in names:
+        if name == COMPILED and runtime.hosted():
+            llama_cpp_tools.install(say=say)
+            continue
+        if name == COMPILED:
+            llama_cpp_tools.check_packages()
+            llama_cpp_tools.find(say=say)
+            continue
+        if name not in known:
+            raise LessonError(
+                vi=f"lessonlib không có nhóm gói {name!r}. Hiện có: {', '.join(filter(None, known))}.",
+                en=f"lessonlib has no extra {name!r}. It has: {', '.join(filter(None, known))}.",
+            )
+        missing = _missing(known[name])
+        if not missing:
+            continue
+        command = ["install", *(["--no-deps"] if name in ALONE else []), *missing]
+        if runtime.hosted():
+            say(text(vi=f"Đang cài {', '.join(missing)}...", en=f"Installing {', '.join(missing)}..."))
+            _pip(command)
+        elif name not in ALONE:
+            written = " ".join(f'"{part}"' if part in missing else part for part in command)
+            raise LessonError(
+                vi=f"Bài này cần thêm: {', '.join(missing)}. Hãy cài rồi chạy lại ô này: "
+                f"python -m pip {written}",
+                en=f"This lesson also needs: {', '.join(missing)}. Install them and run this cell again: "
+                f"python -m pip {written}",
+            )
+
+
+def _missing(lines: list[str]) -> list[str]:
+    """The requirements that are not met here, as pip takes them."""
+    from packaging.requirements import Requirement
+
+    return [line for line in lines if not _met(Requirement(line))]
+
+
+def _met(requirement: "Requirement") -> bool:
+    try:
+        found = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        return False
+    return requirement.specifier.contains(found, prereleases=True)
+
+
+def _pip(command: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "pip", *command], capture_output=True, text=True)
+    importlib.invalidate_caches()  # this very process is to find what was installed
+    if done.returncode:
+        tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-8:])
+        raise LessonError(
+            vi=f"Cài đặt chưa xong: kiểm tra mạng rồi chạy lại ô này.\n{tail}",
+            en=f"The installation failed: check the network, then run this cell again.\n{tail}",
+        )

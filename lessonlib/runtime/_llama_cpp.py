@@ -1,0 +1,263 @@
+"""llama.cpp on this machine: its Python bindings, and the converter that comes with their source alone.
+
+Both are of one pinned version. The source is downloaded once, checked against a known hash, and three folders
+of Python are kept of it in a cache. What the tools do is in `lessonlib.export`.
+"""
+
+import ctypes
+import hashlib
+import importlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._paths import CACHE, cache_dir
+
+VERSION = "0.3.36"
+SDIST_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+# Of the files that are kept, by `_digest`: what runs is what was looked at, however the cache was filled.
+KEPT_SHA256 = "9b1c89accde47379d6bdfe0f386b94e850f956cbac4f2ee254a6753599a39eab"
+KEPT = ("LICENSE", "convert_hf_to_gguf.py", "conversion", "gguf-py/LICENSE", "gguf-py/gguf")
+# The converter imports sentencepiece before it knows whether the tokenizer needs it.
+PACKAGES = (f"llama-cpp-python[server]=={VERSION}", "sentencepiece==0.2.3")
+# Without the part for images; and not for this very processor, as pip keeps what it compiled and another
+# machine may share that cache.
+FLAGS = "-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF"
+ERROR = 4  # ggml's log level, as ggml.h has it
+
+
+@dataclass(frozen=True)
+class Tools:
+    """llama.cpp's converter.
+
+    Args:
+        version: of llama-cpp-python, whose source it lay in.
+        converter: convert_hf_to_gguf.py, beside the package `conversion` that it needs.
+        gguf_py: the folder to put on Python's path for llama.cpp's own `gguf` package. The one on PyPI is
+            older and lacks parts of it.
+    """
+
+    version: str
+    converter: Path
+    gguf_py: Path
+
+
+def find(*, say: Callable[[str], object] = print) -> Tools:
+    """The converter, from the cache; the first time it is downloaded with pip (77 MB) and unpacked there.
+
+    Args:
+        say: is given one line before a download.
+
+    Returns:
+        Where the parts lie. They were checked against the hash of the pinned version.
+
+    Raises:
+        LessonError: nothing is cached and pip could not download it, or what came is not the pinned source.
+    """
+    folder = cache_dir() / f"llama.cpp-{VERSION}"
+    if not (folder.is_dir() and _digest(folder) == KEPT_SHA256):
+        say(
+            text(
+                vi=f"Đang tải bộ chuyển đổi của llama.cpp {VERSION} (77 MB, chỉ một lần)...",
+                en=f"Downloading llama.cpp's converter {VERSION} (77 MB, once)...",
+            )
+        )
+        _fill(folder)
+    return Tools(VERSION, folder / "convert_hf_to_gguf.py", folder / "gguf-py")
+
+
+def check_packages() -> None:
+    """Check that llama.cpp's bindings load and are of the pinned version, and that sentencepiece is there.
+
+    Raises:
+        LessonError: says what is missing and the command that installs it.
+    """
+    importlib.invalidate_caches()  # pip may have installed it a moment ago, from this very process
+    try:
+        import llama_cpp
+    except ModuleNotFoundError as error:
+        if error.name != "llama_cpp":
+            raise _missing(str(error), str(error)) from error
+        raise _missing("chưa cài llama-cpp-python", "llama-cpp-python is not installed") from error
+    except (ImportError, OSError, RuntimeError) as error:
+        raise _missing(f"không nạp được llama_cpp ({error})", f"llama_cpp does not load ({error})") from error
+    found = llama_cpp.__version__
+    if found != VERSION:
+        raise _missing(
+            f"llama-cpp-python đang là bản {found}, còn khóa học cần bản {VERSION}",
+            f"llama-cpp-python is at {found}, and the course needs {VERSION}",
+        )
+    if importlib.util.find_spec("sentencepiece") is None:
+        raise _missing("chưa cài sentencepiece", "sentencepiece is not installed")
+
+
+def install(*, say: Callable[[str], object] = print) -> Tools:
+    """Make sure that bindings and converter are there; what is there already costs no time and no network.
+
+    The bindings exist as source only, so pip compiles them: five to ten minutes on two cores, once; pip keeps
+    the result in its cache. Their part for images is left out, unless the environment variable CMAKE_ARGS
+    says something else.
+
+    Args:
+        say: is given a line before each thing that takes long.
+
+    Returns:
+        What `find` returns.
+
+    Raises:
+        LessonError: there is no C++ compiler, or pip failed; with the end of what it wrote.
+    """
+    try:
+        check_packages()
+    except LessonError:
+        _check_compiler()
+        say(
+            text(
+                vi=f"Đang biên dịch llama-cpp-python {VERSION} bằng trình biên dịch C++ (5 đến 10 phút, chỉ "
+                "một lần)...",
+                en=f"Compiling llama-cpp-python {VERSION} with the C++ compiler (5 to 10 minutes, once)...",
+            )
+        )
+        _pip(["install", *PACKAGES], CMAKE_ARGS=os.environ.get("CMAKE_ARGS", FLAGS))
+        check_packages()
+    return find(say=say)
+
+
+@contextmanager
+def errors_kept() -> Iterator[list[str]]:
+    """Inside the block llama.cpp prints nothing; what it logs as an error is kept in the list.
+    Afterwards its log goes where it went before."""
+    import llama_cpp
+
+    said: list[str] = []
+
+    @llama_cpp.llama_log_callback
+    def keep(level: int, message: bytes, _: Any) -> None:
+        if level == ERROR:
+            said.append(message.decode(errors="replace").strip())
+
+    before, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
+    llama_cpp.llama_log_get(ctypes.byref(before), ctypes.byref(data))
+    llama_cpp.llama_log_set(keep, ctypes.c_void_p())
+    try:
+        yield said
+    finally:
+        llama_cpp.llama_log_set(before, data)
+
+
+def _fill(folder: Path) -> None:
+    """Download the source and put what is kept of it at `folder`, all at once or not at all."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent) as work:
+            unpacked = Path(work, "unpacked")
+            _unpack(_download(Path(work)), unpacked)
+            if _digest(unpacked) != KEPT_SHA256:
+                raise _altered()
+            if _digest(folder) != KEPT_SHA256:
+                shutil.rmtree(folder, ignore_errors=True)  # something that is not what it should be
+            try:
+                unpacked.rename(folder)
+            except OSError:
+                if _digest(folder) != KEPT_SHA256:  # else another process was quicker, and did the same
+                    raise
+    except OSError as error:
+        raise LessonError(
+            vi=f"Không ghi được vào thư mục cache {folder.parent} ({error}). Hãy đặt biến môi trường {CACHE} "
+            "trỏ tới một thư mục ghi được và còn khoảng 200 MB trống.",
+            en=f"The cache folder {folder.parent} cannot be written to ({error}). Set the environment "
+            f"variable {CACHE} to a folder that can, with some 200 MB free.",
+        ) from error
+
+
+def _download(folder: Path) -> Path:
+    wanted = folder / "wanted.txt"
+    wanted.write_text(f"llama-cpp-python=={VERSION} --hash=sha256:{SDIST_SHA256}\n", encoding="utf-8")
+    source = ["--no-binary", "llama-cpp-python", "--no-deps"]
+    _pip(["download", "--quiet", "--retries", "2", *source, "--dest", str(folder), "-r", str(wanted)])
+    [archive] = folder.glob("*.tar.gz")
+    with archive.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != SDIST_SHA256:
+            raise _altered()
+    return archive
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Write the files of KEPT to `folder`, as if vendor/llama.cpp were its root."""
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            _, _, name = member.name.partition("/vendor/llama.cpp/")
+            if member.isfile() and any(name == kept or name.startswith(f"{kept}/") for kept in KEPT):
+                tar.extract(member.replace(name=name, deep=False), folder, filter="data")
+
+
+def _digest(folder: Path) -> str:
+    """SHA-256 of a folder's files and their names; what Python compiled there does not count."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    names = {path.relative_to(folder).as_posix(): path for path in files}
+    whole = hashlib.sha256()
+    for name in sorted(names):
+        whole.update(f"{name} {hashlib.sha256(names[name].read_bytes()).hexdigest()}\n".encode())
+    return whole.hexdigest()
+
+
+def _pip(arguments: list[str], **environment: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", *arguments, "--disable-pip-version-check", "--no-input"],
+        env={**os.environ, **environment}, stdin=subprocess.DEVNULL, capture_output=True,
+        text=True, encoding="utf-8", errors="replace",
+    )  # fmt: skip
+    if done.returncode:
+        said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
+        raise LessonError(
+            vi=f"pip {arguments[0]} không chạy được. Hãy kiểm tra kết nối mạng rồi chạy lại; trên máy không "
+            f"có mạng, hãy chép thư mục {cache_dir()} từ một máy đã chạy `lessonlib course tools`. pip "
+            f"báo:\n{said}",
+            en=f"pip {arguments[0]} failed. Check the network and run it again; on a machine without one, "
+            f"copy the folder {cache_dir()} from a machine where `lessonlib course tools` ran. pip "
+            f"said:\n{said}",
+        )
+
+
+def _check_compiler() -> None:
+    named = os.environ.get("CXX", "").split()[:1]
+    if os.name == "posix" and not any(map(shutil.which, [*named, "c++", "g++", "clang++"])):
+        raise LessonError(
+            vi="Không thấy trình biên dịch C++, mà llama-cpp-python phải được biên dịch. Hãy cài: trên "
+            "Ubuntu `sudo apt-get install build-essential`, trên macOS `xcode-select --install`, rồi chạy "
+            "lại. Trên Colab đã có sẵn.",
+            en="There is no C++ compiler, and llama-cpp-python has to be compiled. Install one: on Ubuntu "
+            "`sudo apt-get install build-essential`, on macOS `xcode-select --install`, then run this again. "
+            "Colab has one.",
+        )
+
+
+def _missing(vi: str, en: str) -> LessonError:
+    packages = " ".join(f'"{package}"' for package in PACKAGES)
+    return LessonError(
+        vi=f"Thiếu llama.cpp: {vi}. Hãy chạy `python -m pip install {packages}` (cần trình biên dịch C++, "
+        "mất vài phút, chỉ một lần), hoặc `lessonlib course tools`. Nếu trước đó notebook đã nạp một bản "
+        "khác, hãy khởi động lại kernel.",
+        en=f"llama.cpp is missing: {en}. Run `python -m pip install {packages}` (it takes a C++ compiler and "
+        "some minutes, once), or `lessonlib course tools`. If the notebook had loaded another version "
+        "before, restart the kernel.",
+    )
+
+
+def _altered() -> LessonError:
+    return LessonError(
+        vi=f"Mã nguồn llama-cpp-python {VERSION} tải về không khớp với mã băm đã biết, nên không được dùng. "
+        "Hãy xem pip của bạn đang tải từ đâu (`pip config list`) rồi chạy lại.",
+        en=f"The source of llama-cpp-python {VERSION} that came does not have the known hash, so it is not "
+        "used. See where your pip downloads from (`pip config list`) and run this again.",
+    )

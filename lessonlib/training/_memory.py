@@ -1,0 +1,294 @@
+"""What a training run will need of a GPU's memory, from the model's architecture alone, before any download.
+
+Weights, quantisation constants, adapters, gradients and optimiser states are counted to the byte. Activations
+and logits are estimates, by the formulas in `lessonlib.activations`. This module does not know the CUDA
+context or the allocator's rounding; `verdict` keeps a reserve for them.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from lessonlib.lora._config import has_lora
+from lessonlib.models._quantisation import constant_bytes, packed_bytes, quantised_linears, stored_bytes
+from lessonlib.runtime._language import LessonError, text
+from lessonlib.training import _activations as activations
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from peft import LoraConfig
+    from transformers import PreTrainedModel
+
+GIB = 2**30
+RESERVE_GIB = 1.0  # CUDA context, cuBLAS workspaces, fragmentation: a round figure, not a measurement
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+QUANTISATIONS = ("none", "nf4")
+# Names of transformers' TrainingArguments -> bits of a state.
+OPTIMISERS = {
+    "adamw_torch": 32,
+    "adamw_torch_fused": 32,
+    "paged_adamw_32bit": 32,
+    "adamw_8bit": 8,
+    "paged_adamw_8bit": 8,
+}
+SMALLEST_8BIT = 4096  # bitsandbytes keeps the states of smaller tensors in fp32
+STATE_BLOCK = 256  # 8-bit states that share a scale
+STATE_TABLES = 2 * 256 * 4  # what 8 bits stand for: one fp32 table for signed states, one for the others
+
+
+def plan(
+    model: "PreTrainedModel",
+    *,
+    lora: "LoraConfig | None" = None,
+    batch_size: int,
+    length: int,
+    dtype: str = "float16",
+    checkpointing: bool = False,
+    loss: str = "full",
+    quantisation: str = "none",
+    optim: str = "adamw_torch",
+) -> "pd.DataFrame":
+    """The memory of one training step, part by part.
+
+    Exact parts (trainable parameters are fp32, which mixed precision with a gradient scaler needs):
+        weights      frozen parameters x size of dtype, or in full fine-tuning 4 bytes each; a tied matrix
+                     is counted once; and the buffers. In nf4, half a byte for each weight of the linear
+                     layers that transformers quantises (`quantisation.quantised_linears`: neither the output
+                     head nor the embeddings); the others stay in dtype, and would take 4 bytes each after
+                     peft's prepare_model_for_kbit_training.
+        constants    the scales and tables of the 4-bit weights (`quantisation.constant_bytes`): about 0.127
+                     bits for each weight with double quantisation
+        adapters     LoRA parameters x 4
+        gradients    trainable parameters x 4
+        optimiser    trainable parameters x 8: AdamW keeps two fp32 numbers for each. In 8 bits 2 bytes for
+                     each, two fp32 scales for every 256, and 2048 bytes of tables once; but 8 for each number
+                     in tensors of fewer than 4096 and in nn.Embedding, which transformers' Trainer exempts.
+                     Paged states count too: they lie in CUDA's unified memory (tensors from 100,000 numbers
+                     on), which moves to the host's memory only when the card is full, and which
+                     torch.cuda.max_memory_allocated does not see.
+
+    Estimated parts, at the fullest moment:
+        activations  by the formula in `activations.kept`. What the block at work needs on top comes only once
+                     the logits are gone, so it counts as far as it is more than they are
+        logits       by the formula in `activations.logits`
+    The sum is on the safe side: in the first of the accumulated batches, gradients grow while activations go.
+
+    Args:
+        model: the base model without adapters, loaded or on the meta device; it is not changed. One that was
+            loaded in 4 bits is recognised by its config, and its 4-bit weights are counted as they are.
+        lora: the adapters to be trained, or None for full fine-tuning.
+        batch_size: rows in one forward pass (not times accumulation).
+        length: tokens in a row, padding included.
+        dtype: "float32", "float16" or "bfloat16": of the frozen weights, and what is computed in (autocast).
+        checkpointing: gradient checkpointing on every block.
+        loss: "full" (transformers' own) or "chunked" (trl's default, loss_type="chunked_nll").
+        quantisation: "nf4" to plan an unquantised model as `models.load` would load it in 4 bits: nf4 with
+            double quantisation. Without effect on a model that is in 4 bits already.
+        optim: "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit" or "paged_adamw_32bit",
+            as in transformers' TrainingArguments.
+
+    Returns:
+        a DataFrame with the rows weights, constants, adapters, gradients, optimiser, activations, logits,
+        total and the columns part, bytes, gib, exact (counted rather than estimated).
+
+    Raises:
+        LessonError: for a model with adapters, one quantised in any other way than 4 bits of bitsandbytes,
+            full fine-tuning of 4-bit weights, numbers below 1, an unknown dtype, loss, quantisation or
+            optimiser.
+    """
+    import pandas as pd
+
+    choices = {
+        "dtype": (dtype, BYTES), "loss": (loss, ("full", "chunked")),
+        "quantisation": (quantisation, QUANTISATIONS), "optim": (optim, OPTIMISERS),
+    }
+    _check(model, batch_size, length, choices)
+    settings = _settings_4bit(model)
+    in_4bit = settings is not None or quantisation == "nf4"
+    if in_4bit and lora is None:
+        raise LessonError(
+            vi="Không huấn luyện được chính các trọng số 4 bit (full fine-tuning). Hãy truyền lora=..., hoặc "
+            "dùng mô hình không lượng tử hóa.",
+            en="Weights in 4 bits cannot be trained themselves (full fine-tuning). Pass lora=..., or use a "
+            "model that is not quantised.",
+        )
+    size = BYTES[dtype]
+    base = _skeleton(model, dtype if lora else "float32")
+    packed, constants, elements = _count_4bit(model, base, settings or {}) if in_4bit else (0, 0, [0])
+    shadow = _with_adapters(base, lora)
+    trained = [parameter for parameter in shadow.parameters() if parameter.requires_grad]
+    trainable = sum(parameter.numel() for parameter in trained)
+    frozen = sum(parameter.numel() for parameter in shadow.parameters()) - trainable - sum(elements)
+    buffers = sum(buffer.numel() * buffer.element_size() for buffer in shadow.buffers())
+    kept, later = activations.kept(
+        shadow, batch_size=batch_size, length=length, size=size, checkpointing=checkpointing,
+        largest=max(elements, default=0),
+    )
+    logits = activations.logits(shadow, tokens=batch_size * length, size=size, loss=loss)
+    parts = {
+        "weights": frozen * size + packed + buffers + (0 if lora else trainable * 4),
+        "constants": constants,
+        "adapters": trainable * 4 if lora else 0,
+        "gradients": trainable * 4,
+        "optimiser": _optimiser(trained, _embedded(shadow), OPTIMISERS[optim]),
+        "activations": kept + max(0, later - logits),
+        "logits": logits,
+    }
+    parts["total"] = sum(parts.values())
+    table = pd.DataFrame({"part": list(parts), "bytes": list(parts.values())})
+    estimates = ["activations", "logits", "total"]
+    return table.assign(gib=table["bytes"] / GIB, exact=~table["part"].isin(estimates))
+
+
+def fits(plan: "pd.DataFrame", gib: float) -> bool:
+    """Whether the plan's total and 1 GiB in reserve (CUDA context, fragmentation) fit a card of `gib` GiB."""
+    return bool(_total(plan) + RESERVE_GIB <= gib)
+
+
+def verdict(plan: "pd.DataFrame", gib: float) -> str:
+    """Says in words whether it fits, how much is left or missing, and where it does not, what to change.
+
+    Args:
+        plan: from `plan`.
+        gib: the card's memory in GiB; a T4 in Colab has 14.7.
+
+    Returns:
+        one or two sentences in the current language.
+    """
+    total = _total(plan)
+    left = gib - total - RESERVE_GIB
+    vi = f"Cần khoảng {total:.2f} GiB cộng {RESERVE_GIB:.0f} GiB dự phòng, trên card {gib:.1f} GiB"
+    en = f"It needs about {total:.2f} GiB and {RESERVE_GIB:.0f} GiB in reserve, of the card's {gib:.1f} GiB"
+    if fits(plan, gib):
+        return text(vi=f"Vừa. {vi}: còn {left:.2f} GiB.", en=f"It fits. {en}: {left:.2f} GiB are left.")
+    parts = plan[plan["part"] != "total"]
+    largest = parts.loc[parts["bytes"].idxmax(), "part"]
+    less = text(vi="LoRA thay cho full fine-tuning", en="LoRA instead of full fine-tuning")
+    cure = {
+        "weights": text(
+            vi="quantisation='nf4', mô hình nhỏ hơn hoặc trọng số 16 bit",
+            en="quantisation='nf4', a smaller model or 16-bit weights",
+        ),
+        "constants": text(vi="mô hình nhỏ hơn", en="a smaller model"),
+        "adapters": text(vi="rank nhỏ hơn", en="a smaller rank"),
+        "gradients": less,
+        "optimiser": less,
+        "activations": text(
+            vi="gradient checkpointing hoặc batch nhỏ hơn", en="gradient checkpointing or a smaller batch"
+        ),
+        "logits": text(vi="batch nhỏ hơn hoặc dòng ngắn hơn", en="a smaller batch or shorter rows"),
+    }[largest]
+    return text(
+        vi=f"Không vừa. {vi}: thiếu {-left:.2f} GiB. Phần lớn nhất là {largest}: hãy thử {cure}.",
+        en=f"It does not fit. {en}: {-left:.2f} GiB are missing. The largest part is {largest}: try {cure}.",
+    )
+
+
+def _total(plan: "pd.DataFrame") -> float:
+    return float(plan.loc[plan["part"] == "total", "gib"].item())
+
+
+def _check(
+    model: "PreTrainedModel", batch_size: int, length: int, choices: Mapping[str, tuple[str, Iterable[str]]]
+) -> None:
+    if any(map(has_lora, model.modules())):
+        raise LessonError(
+            vi="Mô hình này đã có adapter. Hãy truyền vào mô hình gốc và LoraConfig: plan(model, "
+            "lora=config, ...).",
+            en="This model has adapters already. Pass the base model and the LoraConfig: plan(model, "
+            "lora=config, ...).",
+        )
+    if batch_size < 1 or length < 1:
+        raise LessonError(
+            vi=f"batch_size={batch_size} và length={length} phải từ 1 trở lên.",
+            en=f"batch_size={batch_size} and length={length} have to be 1 or more.",
+        )
+    for name, (given, known) in choices.items():
+        if given not in known:
+            there = ", ".join(known)
+            raise LessonError(
+                vi=f"Không có {name}={given!r}. Hãy chọn một trong: {there}.",
+                en=f"There is no {name}={given!r}. Choose one of: {there}.",
+            )
+
+
+def _settings_4bit(model: "PreTrainedModel") -> dict[str, Any] | None:
+    """The settings of a model that says it is in 4 bits; None for one that is not quantised."""
+    settings: Any = getattr(model.config, "quantization_config", None)
+    if settings is None:
+        return None
+    if not isinstance(settings, dict):
+        settings = settings.to_dict()
+    if not settings.get("load_in_4bit"):
+        kind = "8 bits" if settings.get("load_in_8bit") else settings.get("quant_method")
+        kind_vi = "8 bit" if settings.get("load_in_8bit") else settings.get("quant_method")
+        raise LessonError(
+            vi=f"plan chưa tính được mô hình lượng tử hóa kiểu {kind_vi}. Hãy nạp ở 4 bit (nf4), 16 hoặc 32 "
+            "bit.",
+            en=f"plan does not count a model quantised in {kind}. Load it in 4 bits (nf4), in 16 or in 32.",
+        )
+    return settings
+
+
+def _count_4bit(
+    model: "PreTrainedModel", base: "PreTrainedModel", settings: Mapping[str, Any]
+) -> tuple[int, int, list[int]]:
+    """(bytes of the 4-bit codes, bytes of the constants, numbers in each 4-bit matrix)."""
+    loaded = {
+        path: module for path, module in model.named_modules()
+        if getattr(getattr(module, "weight", None), "quant_state", None) is not None
+    }
+    skip = settings.get("llm_int8_skip_modules")
+    chosen: Any = [base.get_submodule(path) for path in loaded] or quantised_linears(base, skip).values()
+    elements = [layer.weight.numel() for layer in chosen]
+    if loaded:
+        return *stored_bytes(loaded.values()), elements
+    double = settings.get("bnb_4bit_use_double_quant", True)
+    return packed_bytes(elements), constant_bytes(elements, double=double), elements
+
+
+def _skeleton(model: "PreTrainedModel", dtype: str) -> Any:
+    """The same architecture on the meta device: shapes, no numbers; buffers in the dtype they would have."""
+    import torch
+
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(getattr(torch, dtype))
+        with torch.device("meta"):
+            return type(model)(copy.deepcopy(model.config))
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _with_adapters(base: Any, lora: "LoraConfig | None") -> Any:
+    """The skeleton with the adapters on it."""
+    import torch
+
+    if lora is None:
+        return base
+    from peft import get_peft_model
+
+    config = copy.deepcopy(lora)
+    config.base_model_name_or_path = None  # peft warns where a config was used on another model before
+    # peft draws the adapters' first values before it moves them: the learner's seed is to stay as it was.
+    with torch.random.fork_rng(devices=[]):
+        return get_peft_model(base, config)
+
+
+def _embedded(shadow: Any) -> set[Any]:
+    from torch import nn
+
+    return {module.weight for module in shadow.modules() if isinstance(module, nn.Embedding)}
+
+
+def _optimiser(trained: Iterable[Any], embedded: set[Any], bits: int) -> int:
+    """Bytes of AdamW's two states, by the formula in `plan`."""
+    total = tables = 0
+    for parameter in trained:
+        elements = parameter.numel()
+        if bits == 32 or elements < SMALLEST_8BIT or parameter in embedded:
+            total += 8 * elements
+        else:
+            total += 2 * elements + 2 * 4 * -(-elements // STATE_BLOCK)
+            tables = STATE_TABLES
+    return total + tables

@@ -1,0 +1,156 @@
+"""`lessonlib run NN`: executes a lesson from its source; leaves a notebook, an HTML report, its metrics."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lessonlib.runtime._language import LessonError, text, use
+from lessonlib_course import execute, notebook, report, source
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+_MARK = ".lessonlib-run.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run left behind.
+
+    Args:
+        notebook: the executed notebook.
+        html: the same as a page.
+        metrics: what the lesson measured.
+        table: base against tuned, as text.
+    """
+
+    notebook: Path
+    html: Path
+    metrics: Path
+    table: str
+
+
+def run(
+    root: Path, number: str, *, language: str = "vi", profile: str = "auto", out: Path | None = None,
+    limit: int = execute.CELL_LIMIT,
+) -> Result:
+    """Executes one lesson from its first cell to its last, and writes what came out.
+
+    A run that was killed goes on from its checkpoints when it is started again; a finished or failed one
+    starts anew.
+
+    Args:
+        root: the folder of the course.
+        number: the lesson, such as "01".
+        language: "vi" or "en".
+        profile: "auto" (what the machine can do), "rehearsal" (the twin, on any CPU) or "t4".
+        out: the folder for everything; default: runs/NN-LANGUAGE in the course.
+        limit: seconds that one cell may take.
+
+    Raises:
+        CellError: a cell failed; the notebook up to there is saved, its path is in the message.
+        LessonError: for an unknown lesson, a folder that is not ours to empty, or a lesson without metrics.
+    """
+    use(language)
+    whole = notebook.course(root)
+    lesson = source.parse(source.find(root, number))
+    made = notebook.make(whole, lesson, language)
+    out = (out or root / "runs" / f"{lesson.number}-{language}").resolve()
+    work = prepare(out, _digest(made, profile))
+    path = out / f"{lesson.stem}.ipynb"
+    try:
+        execute.execute(
+            made, language=language, work=work, profile=profile, limit=limit,
+            label=f"{lesson.number} {language}",
+        )
+    except execute.CellError as error:
+        notebook.write({path: made})
+        _finish(out)
+        raise execute.CellError(
+            vi=f"{error.vi}\nNotebook đã chạy đến chỗ lỗi: {path}",
+            en=f"{error.en}\nThe notebook up to there: {path}",
+        ) from None
+    notebook.write({path: made})
+    _finish(out)
+    page = path.with_suffix(".html")
+    page.write_text(report.to_html(made, title=lesson.title(language), language=language), encoding="utf-8")
+    metrics = out / "metrics.json"
+    if not (work / "metrics.json").is_file():
+        raise LessonError(
+            vi=f"Bài {lesson.stem} chạy xong nhưng không ghi metrics.json vào {work}. Notebook: {path}",
+            en=f"Lesson {lesson.stem} ran to its end but wrote no metrics.json to {work}. The notebook: "
+               f"{path}",
+        )
+    shutil.copyfile(work / "metrics.json", metrics)
+    return Result(path, page, metrics, table_text(metrics))
+
+
+def table_text(metrics: Path) -> str:
+    """The table of a metrics.json as aligned text, one row a line.
+
+    Raises:
+        LessonError: where the file has no {"table": {"columns": [...], "rows": [[...], ...]}}.
+    """
+    try:
+        table = json.loads(metrics.read_text(encoding="utf-8"))["table"]
+        rows = [[str(value) for value in row] for row in [table["columns"], *table["rows"]]]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise LessonError(
+            vi=f"{metrics} không có bảng table với columns và rows ({error}). Hãy ghi bằng "
+               "evaluation.save_metrics.",
+            en=f"{metrics} has no table with columns and rows ({error}). Write it with "
+               "evaluation.save_metrics.",
+        ) from error
+    rows.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _digest(made: "NotebookNode", profile: str) -> str:
+    """What must be unchanged for a killed run to go on: the code and the profile."""
+    code = [cell.source for cell in made.cells if cell.cell_type == "code"]
+    return hashlib.sha256(json.dumps([profile, code]).encode()).hexdigest()
+
+
+def prepare(out: Path, digest: str) -> Path:
+    """Makes the work folder, and marks it as in use by this run.
+
+    Args:
+        out: the run's folder.
+        digest: of code and profile; where a run of the same was killed, its work folder stays as it lies.
+
+    Raises:
+        LessonError: where there is a work folder that no run made; it is never emptied.
+    """
+    work, mark = out / "work", out / _MARK
+    killed = None
+    if mark.is_file():
+        try:
+            killed = json.loads(mark.read_text(encoding="utf-8"))["running"]
+        except (ValueError, KeyError):  # killed while it wrote the mark: nothing to go on from
+            killed = None
+    elif work.exists() and any(work.iterdir()):
+        raise LessonError(
+            vi=f"{work} đã có và không do lessonlib run tạo ra, nên không được xóa. Hãy chọn thư mục khác "
+               "với --out.",
+            en=f"{work} exists and was not made by lessonlib run, so it is not emptied. Choose another "
+               "folder with --out.",
+        )
+    if killed == digest:
+        message = text(vi="Chạy tiếp lần bị ngắt trong", en="Going on with the interrupted run in")
+        print(f"{message} {work}")
+    elif work.exists():
+        shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+    mark.write_text(json.dumps({"running": digest}), encoding="utf-8")
+    return work
+
+
+def _finish(out: Path) -> None:
+    (out / _MARK).write_text(json.dumps({"running": None}), encoding="utf-8")

@@ -4,7 +4,7 @@ Also what has to be installed first (Unsloth, llama.cpp, a lesson's extras), and
 both languages. It knows nothing of models, data or training.
 """
 
-from lessonlib.runtime._detect import detect, secret
+from lessonlib.runtime._detect import detect, restart, restart_needed, secret
 from lessonlib.runtime._extras import ensure
 from lessonlib.runtime._language import LessonError, text
 from lessonlib.runtime._paths import dataset_dir, twin_dir
@@ -14,6 +14,8 @@ __all__ = [
     "dataset_dir",
     "detect",
     "ensure",
+    "restart",
+    "restart_needed",
     "secret",
     "text",
     "twin_dir",

@@ -12,7 +12,7 @@ from typing import Any
 
 STYLE, LENGTH = "compact", 384
 SPLITS = ("test", "new_wordings", "unseen_tools")
-# The lesson's numbers for the twin (tests/test_function_calls.py holds the two to the same).
+# The lesson's numbers for the twin (tests/benchmarks/test_calls_benchmark.py holds the two to the same).
 LORA: dict[str, Any] = {"r": 16, "alpha": 32, "dropout": 0.0}
 TRAINING: dict[str, Any] = {
     "per_device_train_batch_size": 8,

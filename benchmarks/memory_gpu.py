@@ -1,4 +1,4 @@
-"""What `lessonlib.memory.plan` says, beside what CUDA really allocates, on the course's models at real size.
+"""What `lessonlib.training.memory_plan` says, beside what CUDA really allocates, at real size.
 
 For each family a model with random weights (no download), LoRA r 16 on all linear layers, once over fp16 and
 once over nf4 weights, with and without gradient checkpointing: a few steps in plain torch with fp32 adapters,

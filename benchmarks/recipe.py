@@ -34,7 +34,7 @@ ARTICLE: dict[str, Any] = {
         "gradient_checkpointing": True,
     },
 }
-# The lesson's, for the twin, cut to 60 steps (tests/test_recipe.py holds the two to the same numbers).
+# The lesson's, for the twin, cut to 60 steps (tests/benchmarks/test_recipe.py holds the two alike).
 LESSON: dict[str, Any] = {
     "lora": {"r": 16, "alpha": 32, "dropout": 0.05},  # on all linear layers
     "training": {

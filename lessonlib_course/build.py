@@ -38,10 +38,7 @@ def build(
     unknown = set(accepted) - {cell.id for lesson in lessons for cell in lesson.cells}
     if unknown:
         names = ", ".join(sorted(unknown))
-        raise LessonError(
-            vi=f"--one-sided: không có ô {names} trong các bài đang build.",
-            en=f"--one-sided: no lesson being built has the cell {names}.",
-        )
+        raise LessonError("--one-sided: no lesson being built has the cell {names}.", names=names)
     for lesson in lessons:  # all of them, before the first minute of execution
         check.refuse_one_sided(whole, lesson, accepted)
     written: list[Path] = []

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lessonlib.runtime._language import LANGUAGES, LessonError, text
+from lessonlib.runtime._language import LANGUAGES, LessonError, Translated, tr
 from lessonlib_course import notebook, repository, source
 from lessonlib_course.notebook import Course
 from lessonlib_course.source import Lesson
@@ -41,8 +41,7 @@ def check(root: Path, numbers: Sequence[str] = ()) -> list[str]:
         stems = {path.stem for path in whole.paths}
         for built in sorted((root / "notebooks").glob("*/*.ipynb")):
             if built.stem not in stems or built.parent.name not in LANGUAGES:
-                problems.append(_at(root, built, vi="không có bài nguồn trong lessons/; hãy xóa nó.",
-                                    en="has no source in lessons/; remove it."))
+                problems.append(_at(root, built, Translated("has no source in lessons/; remove it.")))
         problems += repository.stale_links(root)
     return list(dict.fromkeys(problems))
 
@@ -93,40 +92,37 @@ def refuse_one_sided(whole: Course, lesson: Lesson, accepted: Sequence[str] = ()
         messages = "\n".join(_one_sided_message(*change) for change in changes)
         option = " ".join(f"--one-sided {change[1]}" for change in changes)
         raise LessonError(
-            vi=f"{messages}\nHãy sửa nốt ngôn ngữ kia, hoặc chấp nhận (lỗi chính tả): lessonlib build "
-               f"{option}",
-            en=f"{messages}\nChange the other language too, or accept it (a typing error): lessonlib "
-               f"build {option}",
+            "{messages}\nChange the other language too, or accept it (a typing error): lessonlib build "
+            "{option}",
+            messages=messages, option=option,
         )
 
 
 def _one_sided_message(where: str, name: str, changed: str, stayed: str) -> str:
-    return text(
-        vi=f"{where}: ô {name!r} đã đổi ở {changed!r} mà chưa đổi ở {stayed!r}.",
-        en=f"{where}: the cell {name!r} changed in {changed!r} but not in {stayed!r}.",
+    return tr(
+        "{where}: the cell {name!r} changed in {changed!r} but not in {stayed!r}.",
+        where=where, name=name, changed=changed, stayed=stayed,
     )
 
 
 def _check_notebook(whole: Course, lesson: Lesson, language: str) -> list[str]:
     path = notebook.path_of(whole, lesson.stem, language)
 
-    def problem(*, vi: str, en: str) -> str:
-        return _at(whole.root, path, vi=vi, en=en)
+    def problem(message: Translated) -> str:
+        return _at(whole.root, path, message)
 
     if not path.is_file():
-        return [problem(vi="chưa được build.", en="is not built.")]
+        return [problem(Translated("is not built."))]
     built = notebook.read(path)
     made = notebook.make(whole, lesson, language)
     wanted, there = [cell.id for cell in made.cells], [cell.get("id") for cell in built.cells]
     problems = []
     for name in sorted(set(wanted) - set(there)):
-        problems.append(problem(vi=f"thiếu ô {name!r}.", en=f"lacks the cell {name!r}."))
+        problems.append(problem(Translated("lacks the cell {name!r}.", name=name)))
     for name in sorted(str(name) for name in set(there) - set(wanted)):
-        problems.append(problem(
-            vi=f"thừa ô {name!r}.", en=f"has the cell {name!r}, which the source has not.",
-        ))
+        problems.append(problem(Translated("has the cell {name!r}, which the source has not.", name=name)))
     if set(wanted) == set(there) and wanted != there:
-        problems.append(problem(vi="các ô sai thứ tự.", en="has its cells in another order than the source."))
+        problems.append(problem(Translated("has its cells in another order than the source.")))
     by_id = {cell.id: cell for cell in made.cells}
     for cell in built.cells:
         name = cell.get("id")
@@ -134,46 +130,41 @@ def _check_notebook(whole: Course, lesson: Lesson, language: str) -> list[str]:
             continue
         same = by_id[name]
         if cell.cell_type != same.cell_type or cell.source != same.source:
-            problems.append(problem(
-                vi=f"ô {name!r} khác với nguồn.", en=f"the cell {name!r} differs from its source.",
-            ))
+            problems.append(problem(Translated("the cell {name!r} differs from its source.", name=name)))
         elif cell.metadata != same.metadata:
-            problems.append(problem(
-                vi=f"metadata của ô {name!r} khác với nguồn.",
-                en=f"the metadata of the cell {name!r} differ from the source's.",
-            ))
+            problems.append(problem(Translated(
+                "the metadata of the cell {name!r} differ from the source's.", name=name,
+            )))
     metadata = {**built.metadata, "lessonlib": dict(built.metadata.get("lessonlib", {}))}
     outputs = metadata["lessonlib"].pop("outputs", None)
     same_format = (built.nbformat, built.nbformat_minor) == (made.nbformat, made.nbformat_minor)
     if metadata != made.metadata or not same_format:
-        problems.append(problem(
-            vi="metadata của notebook khác với bản build.", en="its metadata are not what the build writes.",
-        ))
+        problems.append(problem(Translated("its metadata are not what the build writes.")))
     return problems + _check_outputs(built, outputs, problem)
 
 
-def _check_outputs(built: "NotebookNode", digest: str | None, problem: Callable[..., str]) -> list[str]:
+def _check_outputs(
+    built: "NotebookNode", digest: str | None, problem: Callable[[Translated], str]
+) -> list[str]:
     problems = []
     code = [cell for cell in built.cells if cell.cell_type == "code"]
     for number, cell in enumerate(code, 1):
         name, count = cell.get("id"), cell.execution_count
         if count != number:
-            problems.append(problem(
-                vi=f"ô {name!r} chưa chạy theo thứ tự (số thứ tự {count}, phải là {number}).",
-                en=f"the cell {name!r} was not executed in order (count {count} for {number}).",
-            ))
+            problems.append(problem(Translated(
+                "the cell {name!r} was not executed in order (count {count} for {number}).",
+                name=name, count=count, number=number,
+            )))
         problems += [
-            problem(vi=f"ô {name!r} có lỗi {output.ename} trong kết quả.",
-                    en=f"the cell {name!r} has the error {output.ename} in its outputs.")
+            problem(Translated(
+                "the cell {name!r} has the error {ename} in its outputs.", name=name, ename=output.ename,
+            ))
             for output in cell.outputs if output.output_type == "error"
         ]
     if digest != notebook.outputs_digest(built):
-        problems.append(problem(
-            vi="kết quả của các ô bị xóa hoặc sửa sau khi build.",
-            en="its outputs were cleared or edited after the build.",
-        ))
+        problems.append(problem(Translated("its outputs were cleared or edited after the build.")))
     return problems
 
 
-def _at(root: Path, path: Path, *, vi: str, en: str) -> str:
-    return f"{path.relative_to(root).as_posix()}: {text(vi=vi, en=en)}"
+def _at(root: Path, path: Path, message: Translated) -> str:
+    return f"{path.relative_to(root).as_posix()}: {message}"

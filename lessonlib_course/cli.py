@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lessonlib
-from lessonlib.runtime._language import LANGUAGES, LessonError, current, text
+from lessonlib.runtime._language import LANGUAGES, LessonError, current, tr
 from lessonlib_course.execute import CELL_LIMIT
 
 # What `pip install lessonlib` alone does not bring; a learner in Colab never needs it.
-_COURSE_PACKAGES = ("ipykernel", "jupytext", "latex2mathml", "nbclient", "nbconvert", "nbformat")
+_COURSE_PACKAGES = ("babel", "ipykernel", "jupytext", "latex2mathml", "nbclient", "nbconvert", "nbformat")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"lessonlib: {_missing(str(error.name))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(text(vi="\nlessonlib: đã dừng.", en="\nlessonlib: stopped."), file=sys.stderr)
+        print(tr("\nlessonlib: stopped."), file=sys.stderr)
         return 130
 
 
@@ -58,12 +58,15 @@ def _parser() -> argparse.ArgumentParser:
 
     export_cli.add_parser(commands)
 
-    course = commands.add_parser("course", help="environment and tools, the repository setting")
+    course = commands.add_parser("course", help="environment, tools, messages, the repository setting")
     parts = course.add_subparsers(required=True, metavar="PART")
     doctor = parts.add_parser("doctor", help="compare installed packages with the pins")
     doctor.set_defaults(main=_doctor)
     tools = parts.add_parser("tools", help="llama.cpp for lesson 03: compile it, fetch its converter")
     tools.set_defaults(main=_tools)
+    words = parts.add_parser("messages", help="bring the catalogues of messages up to the code")
+    words.add_argument("--check", action="store_true", help="change nothing; fail where they are behind")
+    words.set_defaults(main=_messages)
     where = parts.add_parser("repository", help="set where badges and set-up cells point to")
     where.add_argument("name", metavar="OWNER/NAME")
     where.add_argument("--ref", help="branch or tag; default: unchanged")
@@ -99,7 +102,7 @@ def _build(options: argparse.Namespace) -> int:
         for problem in problems:
             print(problem, file=sys.stderr)
         if not problems:
-            print(text(vi="Các notebook khớp với bài nguồn.", en="The notebooks match their sources."))
+            print(tr("The notebooks match their sources."))
         return 1 if problems else 0
     for path in build.build(root, options.lessons, accepted=options.one_sided, limit=options.cell_limit):
         print(path)
@@ -117,7 +120,7 @@ def _doctor(options: argparse.Namespace) -> int:
     print(doctor.table(findings))
     cure = doctor.cure(findings)
     if cure:
-        print(text(vi=f"\nSửa bằng lệnh:\n  {cure}", en=f"\nMend it with:\n  {cure}"))
+        print(tr("\nMend it with:\n  {cure}", cure=cure))
     return 1 if cure else 0
 
 
@@ -127,6 +130,16 @@ def _tools(options: argparse.Namespace) -> int:
     tools = llama_cpp_tools.install()
     print(f"llama.cpp ({tools.version}): {tools.converter.parent}")
     return 0
+
+
+def _messages(options: argparse.Namespace) -> int:
+    from lessonlib_course import messages, repository
+
+    root = repository.find_root()
+    found = messages.problems(root) if options.check else messages.update(root)
+    for problem in found:
+        print(problem, file=sys.stderr)
+    return 1 if found else 0
 
 
 def _repository(options: argparse.Namespace) -> int:
@@ -140,9 +153,9 @@ def _repository(options: argparse.Namespace) -> int:
 
 
 def _missing(module: str) -> str:
-    return text(
-        vi=f"thiếu gói {module}. Hãy cài: python -m pip install \"lessonlib[course]\"",
-        en=f"the package {module} is missing. Install it: python -m pip install \"lessonlib[course]\"",
+    return tr(
+        'the package {module} is missing. Install it: python -m pip install "lessonlib[course]"',
+        module=module,
     )
 
 

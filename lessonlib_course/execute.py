@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lessonlib.runtime._language import VARIABLE, LessonError
+from lessonlib.runtime._language import VARIABLE, LessonError, Translated
 from lessonlib_course import notebook
 
 if TYPE_CHECKING:
@@ -99,20 +99,16 @@ def execute(
             except CellExecutionError as error:
                 raise _cell_error(built, at, number, headings[at], _where(built.cells[at], error)) from None
             except CellTimeoutError:
-                raise _cell_error(
-                    built, at, number, headings[at],
-                    (f"Ô chạy quá {limit} giây nên bị dừng. Máy chậm hay đang bận: thử --cell-limit lớn hơn.",
-                     f"The cell took longer than {limit} seconds and was stopped. If the machine is slow or "
-                     "busy, try a larger --cell-limit."),
-                ) from None
+                raise _cell_error(built, at, number, headings[at], Translated(
+                    "The cell took longer than {limit} seconds and was stopped. If the machine is slow or "
+                    "busy, try a larger --cell-limit.",
+                    limit=limit,
+                )) from None
             except DeadKernelError:
-                raise _cell_error(
-                    built, at, number, headings[at],
-                    ("Kernel đã chết, thường là do hết bộ nhớ. Hãy đóng bớt chương trình, hoặc dùng "
-                     "--profile rehearsal.",
-                     "The kernel died, mostly for want of memory. Close other programs, or use "
-                     "--profile rehearsal."),
-                ) from None
+                raise _cell_error(built, at, number, headings[at], Translated(
+                    "The kernel died, mostly for want of memory. Close other programs, or use "
+                    "--profile rehearsal.",
+                )) from None
             bar.update()
     built.metadata.clear()
     built.metadata.update(metadata)  # nbclient adds what the kernel says of itself
@@ -132,7 +128,7 @@ def _kernel_manager() -> type:
     return ThisPython
 
 
-def _where(cell: Any, error: Any) -> tuple[str, str]:
+def _where(cell: Any, error: Any) -> str | Translated:
     """The failing line of the cell and the error's own words, in place of a screen of traceback."""
     traceback = _ANSI.sub("", "\n".join(
         "\n".join(output.traceback) for output in cell.outputs if output.output_type == "error"
@@ -143,15 +139,15 @@ def _where(cell: Any, error: Any) -> tuple[str, str]:
         words = [*words[:2], "…", *words[3 - _LINES :]]
     shown = "\n".join(f"  {word}" for word in words)
     if line is None:
-        return shown, shown
+        return shown
     at, code = line.groups()
-    return f"  dòng {at}: {code.strip()}\n{shown}", f"  line {at}: {code.strip()}\n{shown}"
+    return Translated("  line {at}: {code}\n{shown}", at=at, code=code.strip(), shown=shown)
 
 
-def _cell_error(built: Any, at: int, number: int, heading: str, detail: tuple[str, str]) -> CellError:
+def _cell_error(built: Any, at: int, number: int, heading: str, detail: str | Translated) -> CellError:
     total = sum(cell.cell_type == "code" for cell in built.cells)
     name = built.cells[at].id
     return CellError(
-        vi=f"Dừng ở ô code [{number}] trên {total} (id {name!r}), mục \"{heading}\":\n{detail[0]}",
-        en=f"Stopped in code cell [{number}] of {total} (id {name!r}), under \"{heading}\":\n{detail[1]}",
+        'Stopped in code cell [{number}] of {total} (id {name!r}), under "{heading}":\n{detail}',
+        number=number, total=total, name=name, heading=heading, detail=detail,
     )

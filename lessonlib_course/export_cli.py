@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lessonlib.runtime import _language as language
-from lessonlib.runtime._language import LANGUAGES, LessonError, text
+from lessonlib.runtime._language import LANGUAGES, LessonError, tr
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
-DATE = "26 Jul 2024"  # Llama 3 writes today's date into a prompt, unless it is given one
-DATASET = "customer_support_vi"
-EVERY = 8  # in each language, each eighth of the 32 test conversations is asked
+_DATE = "26 Jul 2024"  # Llama 3 writes today's date into a prompt, unless it is given one
+_DATASET = "customer_support_vi"
+_EVERY = 8  # in each language, each eighth of the 32 test conversations is asked
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -29,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     verify.add_argument(
         "--prompts", type=Path, metavar="FILE",
         help="conversations in JSON Lines, each line with `messages`; asked is the last assistant turn "
-        f"(default: from {DATASET})",
+        f"(default: from {_DATASET})",
     )
     verify.add_argument("--base", metavar="MODEL", help="folder or Hub id (default: what the adapter names)")
     verify.add_argument(
@@ -49,7 +49,7 @@ def main(options: argparse.Namespace) -> int:
     from lessonlib.export import _gguf_parity as gguf_parity
     from lessonlib.formatting import _chat as chat
 
-    settings = {"date_string": DATE}
+    settings = {"date_string": _DATE}
     prompts, _ = chat.prompts(_conversations(options.prompts), tokenizer, template_options=settings)
     found = gguf_parity.verify(
         model, tokenizer, prompts=prompts, merged=merged, gguf=files, template_options=settings
@@ -61,7 +61,7 @@ def main(options: argparse.Namespace) -> int:
     for problem in found.problems:
         print(problem, file=sys.stderr)
     if found.ok:
-        print(text(vi="Những gì đã so sánh đều khớp.", en="Everything that was compared is in parity."))
+        print(tr("Everything that was compared is in parity."))
     return 0 if found.ok else 1
 
 
@@ -71,10 +71,9 @@ def _artifacts(folder: Path) -> tuple[Path | None, dict[str, Path], str]:
 
     if not (folder / "adapter" / "adapter_config.json").is_file():
         raise LessonError(
-            vi=f"{folder} không có adapter/adapter_config.json: mọi bản xuất được so với adapter trên mô "
-            "hình gốc. Hãy đưa thư mục xuất của bài học, là thư mục chứa adapter/, merged/ và gguf/.",
-            en=f"{folder} has no adapter/adapter_config.json: everything is compared with the adapter on "
-            "its base. Give the lesson's export folder, which holds adapter/, merged/ and gguf/.",
+            "{folder} has no adapter/adapter_config.json: everything is compared with the adapter on its "
+            "base. Give the lesson's export folder, which holds adapter/, merged/ and gguf/.",
+            folder=folder,
         )
     merged = folder / "merged"
     files: dict[str, Path] = {}
@@ -85,19 +84,18 @@ def _artifacts(folder: Path) -> tuple[Path | None, dict[str, Path], str]:
             strange.append(file.name)
         elif kind in files:
             raise LessonError(
-                vi=f"Có hai file GGUF loại {kind}: {files[kind].name} và {file.name}. Hãy chỉ để lại một.",
-                en=f"There are two GGUF files of the kind {kind}: {files[kind].name} and {file.name}. Leave "
-                "one of them there.",
+                "There are two GGUF files of the kind {kind}: {name} and {name2}. Leave one of them there.",
+                kind=kind, name=files[kind].name, name2=file.name,
             )
         else:
             files[kind] = file
     if not (merged.is_dir() or files):
         raise LessonError(
-            vi=f"{folder} chỉ có adapter: không có merged/ hay gguf/*.gguf nào để so sánh.",
-            en=f"{folder} holds the adapter alone: there is no merged/ and no gguf/*.gguf to compare.",
+            "{folder} holds the adapter alone: there is no merged/ and no gguf/*.gguf to compare.",
+            folder=folder,
         )
     names = ", ".join(strange)
-    note = names and text(vi=f"Không rõ loại, bỏ qua: {names}.", en=f"Of an unknown kind, left out: {names}.")
+    note = names and tr("Of an unknown kind, left out: {names}.", names=names)
     return merged if merged.is_dir() else None, files, note
 
 
@@ -115,8 +113,7 @@ def _trained(
     where, revision = base or settings["base_model_name_or_path"], None if base else settings.get("revision")
     if Path(where).is_absolute() and not Path(where).is_dir():
         raise LessonError(
-            vi=f"Mô hình gốc của adapter không còn ở {where}. Hãy chỉ ra nó nằm ở đâu bằng --base.",
-            en=f"The adapter's base model is no longer at {where}. Say where it is with --base.",
+            "The adapter's base model is no longer at {where}. Say where it is with --base.", where=where,
         )
     source: dict[str, Any] = {"local_files_only": True} if Path(where).is_dir() else {"revision": revision}
     try:
@@ -151,18 +148,18 @@ def _conversations(file: Path | None) -> Any:
     from lessonlib.data import _splits as data
 
     if file is None:
-        rows = data.load_chats(DATASET)["test"]
+        rows = data.load_chats(_DATASET)["test"]
         spoken = [[at for at, row in enumerate(rows) if row["language"] == which] for which in LANGUAGES]
-        return rows.select([at for places in spoken for at in places[::EVERY]])
+        return rows.select([at for places in spoken for at in places[::_EVERY]])
     if not file.is_file():
-        raise LessonError(vi=f"Không có file {file}.", en=f"There is no file {file}.")
+        raise LessonError("There is no file {file}.", file=file)
     found = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             found.append({"messages": json.loads(line)["messages"]})
         except (ValueError, KeyError, TypeError) as problem:
             raise LessonError(
-                vi=f"{file}, dòng {number}: cần một đối tượng JSON có 'messages' ({problem!r}).",
-                en=f"{file}, line {number}: needs a JSON object with 'messages' ({problem!r}).",
+                "{file}, line {number}: needs a JSON object with 'messages' ({problem!r}).",
+                file=file, number=number, problem=problem,
             ) from problem
     return Dataset.from_dict({"messages": [row["messages"] for row in found]})

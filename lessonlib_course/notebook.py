@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lessonlib.runtime._language import LANGUAGES, LessonError
+from lessonlib.runtime._language import LANGUAGES, LessonError, Translated
 from lessonlib_course import repository, source
 from lessonlib_course.repository import Repository
 from lessonlib_course.source import Cell, Lesson
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
-_NAMES = {"vi": "Tiếng Việt", "en": "English"}
+_NAMES = Translated("English")
 
 # Not what a kernel reports of itself: its Python version would make a notebook differ between machines.
 _METADATA = {
@@ -61,10 +61,7 @@ def course(root: Path, where: Repository | None = None) -> Course:
     """
     path = root / "lessons" / "setup_cell.py"
     if not path.is_file():
-        raise LessonError(
-            vi=f"Thiếu {path}: nội dung ô cài đặt của mọi bài học nằm ở đó.",
-            en=f"{path} is missing: it holds the set-up cell of every lesson.",
-        )
+        raise LessonError("{path} is missing: it holds the set-up cell of every lesson.", path=path)
     return Course(
         root,
         where or repository.setting(root),
@@ -116,7 +113,7 @@ def links(whole: Course, lesson: Lesson, language: str) -> str:
         return whole.repository.colab_url(f"notebooks/{of}/{stem}.ipynb")
 
     (other,) = [name for name in LANGUAGES if name != language]
-    alt = {"vi": "Mở trong Colab", "en": "Open in Colab"}[language]
+    alt = Translated("Open in Colab")[language]
     parts = [f"[![{alt}]({_BADGE})]({url(lesson.stem, language)})"]
     at = whole.paths.index(lesson.path)
     for neighbour, form in ((at - 1, "← {}"), (at + 1, "{} →")):
@@ -140,8 +137,8 @@ def setup_code(whole: Course) -> str:
     def fill(match: re.Match[str]) -> str:
         if match.group(1) not in values:
             raise LessonError(
-                vi=f"lessons/setup_cell.py: không biết {match.group()}. Có thể dùng: {', '.join(values)}.",
-                en=f"lessons/setup_cell.py: {match.group()} is not known. Known: {', '.join(values)}.",
+                "lessons/setup_cell.py: {match} is not known. Known: {values}.",
+                match=match.group(), values=", ".join(values),
             )
         return values[match.group(1)]
 
@@ -223,8 +220,7 @@ def read(path: Path) -> "NotebookNode":
         return nbformat.read(path, as_version=4)
     except Exception as error:  # nbformat raises many kinds: JSON, version, schema
         raise LessonError(
-            vi=f"{path} không phải là notebook đọc được ({error}). Hãy build lại bài này.",
-            en=f"{path} is not a readable notebook ({error}). Build this lesson again.",
+            "{path} is not a readable notebook ({error}). Build this lesson again.", path=path, error=error,
         ) from error
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-TIMED = "timed"
+_TIMED = "timed"
 
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}")
 _TRAINER = re.compile(
@@ -38,7 +38,7 @@ def clean(executed: "NotebookNode", words: Mapping[Path, str]) -> None:
         cell.metadata.pop("execution", None)
         if cell.cell_type != "code":
             continue
-        timed = TIMED in cell.metadata.get("tags", [])
+        timed = _TIMED in cell.metadata.get("tags", [])
         cell.outputs = _merged([output for output in cell.outputs if _keep(output)])
         for output in cell.outputs:
             if output.output_type == "stream":

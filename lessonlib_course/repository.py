@@ -50,9 +50,8 @@ def find_root(start: Path | None = None) -> Path:
         if (folder / "lessons").is_dir() and (folder / "pyproject.toml").is_file():
             return folder
     raise LessonError(
-        vi=f"Không thấy thư mục lessons/ ở {begin} hay các thư mục bên trên. Hãy chạy lệnh này trong bản "
-           "clone của khóa học.",
-        en=f"There is no lessons/ in {begin} or above it. Run this command inside a clone of the course.",
+        "There is no lessons/ in {begin} or above it. Run this command inside a clone of the course.",
+        begin=begin,
     )
 
 
@@ -65,8 +64,7 @@ def setting(root: Path) -> Repository:
     table = _pyproject(root).get("tool", {}).get("lessonlib", {})
     if not {"repository", "ref"} <= set(table):
         raise LessonError(
-            vi=f"{root / 'pyproject.toml'}: bảng [tool.lessonlib] phải có repository và ref.",
-            en=f"{root / 'pyproject.toml'}: the table [tool.lessonlib] must have repository and ref.",
+            "{root}: the table [tool.lessonlib] must have repository and ref.", root=root / "pyproject.toml",
         )
     return Repository(table["repository"], table["ref"])
 
@@ -89,17 +87,15 @@ def change_setting(root: Path, name: str, ref: str | None = None) -> tuple[Repos
     """
     if not _REPOSITORY.fullmatch(name):
         raise LessonError(
-            vi=f"{name!r} không phải là tên repository trên GitHub. Hãy viết OWNER/NAME, ví dụ "
-               "hoa-nguyen/finetune-vi.",
-            en=f"{name!r} is not the name of a GitHub repository. Write OWNER/NAME, such as "
-               "hoa-nguyen/finetune-vi.",
+            "{name!r} is not the name of a GitHub repository. Write OWNER/NAME, such as "
+            "hoa-nguyen/finetune-vi.",
+            name=name,
         )
     if ref is not None and not _REF.fullmatch(ref):
         raise LessonError(
-            vi=f"{ref!r} không phải là tên branch hay tag. Hãy dùng chữ, số và . _ / -, ví dụ main hoặc "
-               "v1.0.",
-            en=f"{ref!r} is not the name of a branch or tag. Use letters, digits and . _ / -, such as "
-               "main or v1.0.",
+            "{ref!r} is not the name of a branch or tag. Use letters, digits and . _ / -, such as main or "
+            "v1.0.",
+            ref=ref,
         )
     old = setting(root)
     new = Repository(name, ref if ref is not None else old.ref)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lessonlib.runtime._language import LessonError, text, use
+from lessonlib.runtime._language import LessonError, tr, use
 from lessonlib_course import execute, notebook, report, source
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ def run(
         notebook.write({path: made})
         _finish(out)
         raise execute.CellError(
-            vi=f"{error.vi}\nNotebook đã chạy đến chỗ lỗi: {path}",
-            en=f"{error.en}\nThe notebook up to there: {path}",
+            "{error}\nThe notebook up to there: {path}", error=error.message, path=path,
         ) from None
     notebook.write({path: made})
     _finish(out)
@@ -80,9 +79,8 @@ def run(
     metrics = out / "metrics.json"
     if not (work / "metrics.json").is_file():
         raise LessonError(
-            vi=f"Bài {lesson.stem} chạy xong nhưng không ghi metrics.json vào {work}. Notebook: {path}",
-            en=f"Lesson {lesson.stem} ran to its end but wrote no metrics.json to {work}. The notebook: "
-               f"{path}",
+            "Lesson {stem} ran to its end but wrote no metrics.json to {work}. The notebook: {path}",
+            stem=lesson.stem, work=work, path=path,
         )
     shutil.copyfile(work / "metrics.json", metrics)
     return Result(path, page, metrics, table_text(metrics))
@@ -100,10 +98,8 @@ def table_text(metrics: Path) -> str:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     except (ValueError, KeyError, TypeError) as error:
         raise LessonError(
-            vi=f"{metrics} không có bảng table với columns và rows ({error}). Hãy ghi bằng "
-               "evaluation.save_metrics.",
-            en=f"{metrics} has no table with columns and rows ({error}). Write it with "
-               "evaluation.save_metrics.",
+            "{metrics} has no table with columns and rows ({error}). Write it with evaluation.save_metrics.",
+            metrics=metrics, error=error,
         ) from error
     rows.insert(1, ["-" * width for width in widths])
     return "\n".join(
@@ -137,13 +133,12 @@ def prepare(out: Path, digest: str) -> Path:
             killed = None
     elif work.exists() and any(work.iterdir()):
         raise LessonError(
-            vi=f"{work} đã có và không do lessonlib run tạo ra, nên không được xóa. Hãy chọn thư mục khác "
-               "với --out.",
-            en=f"{work} exists and was not made by lessonlib run, so it is not emptied. Choose another "
-               "folder with --out.",
+            "{work} exists and was not made by lessonlib run, so it is not emptied. Choose another folder "
+            "with --out.",
+            work=work,
         )
     if killed == digest:
-        message = text(vi="Chạy tiếp lần bị ngắt trong", en="Going on with the interrupted run in")
+        message = tr("Going on with the interrupted run in")
         print(f"{message} {work}")
     elif work.exists():
         shutil.rmtree(work)

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lessonlib.runtime._language import LANGUAGES, LessonError
+from lessonlib.runtime._language import LANGUAGES, LessonError, Translated
 
 SETUP = "setup"
 
@@ -85,10 +85,7 @@ def find(root: Path, number: str) -> Path:
         if wanted in (path.stem, path.stem[:2]):
             return path
     known = ", ".join(path.stem for path in sources(root)) or "-"
-    raise LessonError(
-        vi=f"Không có bài {number!r}. Hiện có: {known}.",
-        en=f"There is no lesson {number!r}. There are: {known}.",
-    )
+    raise LessonError("There is no lesson {number!r}. There are: {known}.", number=number, known=known)
 
 
 def parse(path: Path) -> Lesson:
@@ -108,13 +105,10 @@ def parse(path: Path) -> Lesson:
     lines = [number for number, line in enumerate(text.splitlines(), 1) if _MARKER.match(line)]
     raw = jupytext.reads(text, fmt="py:percent").cells
     if len(raw) != len(lines):
-        raise _error(
-            path, lines[0] if lines else 1,
-            vi="có chữ trước ô đầu tiên, hoặc một dòng '# %%' nằm trong chuỗi. Mọi ô phải bắt đầu bằng "
-               "một dòng '# %%'.",
-            en="text before the first cell, or a line '# %%' inside a string. Every cell starts with a "
-               "line '# %%'.",
-        )
+        raise _error(path, lines[0] if lines else 1, Translated(
+            "text before the first cell, or a line '# %%' inside a string. Every cell starts with a line '# "
+            "%%'.",
+        ))
     cells: list[Cell] = []
     waiting: Cell | None = None  # a prose cell's Vietnamese half, until its English half comes
     for line, cell in zip(lines, raw, strict=True):
@@ -139,51 +133,34 @@ def parse(path: Path) -> Lesson:
 def _read_cell(path: Path, line: int, raw: dict) -> Cell:
     kind, given = raw["cell_type"], dict(raw["metadata"])
     if kind not in _KEYS:
-        raise _error(
-            path, line,
-            vi=f"ô phải là code hoặc [markdown], không phải [{kind}].",
-            en=f"a cell is code or [markdown], not [{kind}].",
-        )
+        raise _error(path, line, Translated("a cell is code or [markdown], not [{kind}].", kind=kind))
     given.pop("lines_to_next_cell", None)  # jupytext's own note on blank lines
     unknown = sorted(set(given) - _KEYS[kind])
     if unknown:
         known = ", ".join(sorted(_KEYS[kind]))
-        raise _error(
-            path, line,
-            vi=f"dòng đầu ô có thuộc tính {', '.join(unknown)} mà khóa học không hỗ trợ. Có thể dùng: "
-            f"{known}.",
-            en=f"the cell's header has {', '.join(unknown)}, which the course does not know. Known here: "
-               f"{known}.",
-        )
+        raise _error(path, line, Translated(
+            "the cell's header has {unknown}, which the course does not know. Known here: {known}.",
+            unknown=", ".join(unknown), known=known,
+        ))
     name = given.get("id")
     if not isinstance(name, str) or not name:
-        raise _error(
-            path, line,
-            vi="ô này không có id. Hãy thêm id=\"ten-ngan\" vào dòng '# %%'.",
-            en="this cell has no id. Add id=\"short-name\" to its line '# %%'.",
-        )
+        raise _error(path, line, Translated("this cell has no id. Add id=\"short-name\" to its line '# %%'."))
     if not _ID.fullmatch(name):
-        raise _error(
-            path, line,
-            vi=f"id {name!r} không hợp lệ: chỉ chữ không dấu, số, - và _, nhiều nhất 64 ký tự.",
-            en=f"the id {name!r} is not valid: letters, digits, - and _ only, 64 characters at most.",
-        )
+        raise _error(path, line, Translated(
+            "the id {name!r} is not valid: letters, digits, - and _ only, 64 characters at most.", name=name,
+        ))
     tags = tuple(given.get("tags", ()))
     if kind == "code":
         return Cell(name, line, raw["source"], {}, tags)
     language = given.get("lang")
     if language not in LANGUAGES:
-        raise _error(
-            path, line,
-            vi=f"ô văn bản {name!r} phải ghi lang=\"vi\" hoặc lang=\"en\".",
-            en=f"the prose cell {name!r} must say lang=\"vi\" or lang=\"en\".",
-        )
+        raise _error(path, line, Translated(
+            'the prose cell {name!r} must say lang="vi" or lang="en".', name=name,
+        ))
     if not raw["source"].strip():
-        raise _error(
-            path, line,
-            vi=f"ô văn bản {name!r} trống ở ngôn ngữ {language!r}.",
-            en=f"the prose cell {name!r} is empty in {language!r}.",
-        )
+        raise _error(path, line, Translated(
+            "the prose cell {name!r} is empty in {language!r}.", name=name, language=language,
+        ))
     return Cell(name, line, None, {language: raw["source"]}, tags)
 
 
@@ -191,27 +168,22 @@ def _check_whole(path: Path, cells: list[Cell]) -> None:
     seen: dict[str, int] = {}
     for cell in cells:
         if cell.id in seen:
-            raise _error(
-                path, cell.line,
-                vi=f"id {cell.id!r} đã dùng ở dòng {seen[cell.id]}. Mỗi ô cần một id riêng.",
-                en=f"the id {cell.id!r} is already used in line {seen[cell.id]}. Each cell needs its own.",
-            )
+            raise _error(path, cell.line, Translated(
+                "the id {id!r} is already used in line {seen}. Each cell needs its own.",
+                id=cell.id, seen=seen[cell.id],
+            ))
         seen[cell.id] = cell.line
     if not cells or not all(cells[0].prose.get(language, "").startswith("# ") for language in LANGUAGES):
-        raise _error(
-            path, cells[0].line if cells else 1,
-            vi="ô đầu tiên phải là văn bản, mở đầu bằng tên bài: '# Tên bài', ở cả hai ngôn ngữ.",
-            en="the first cell must be prose that opens with the title, '# Title', in both languages.",
-        )
+        raise _error(path, cells[0].line if cells else 1, Translated(
+            "the first cell must be prose that opens with the title, '# Title', in both languages.",
+        ))
     code = [cell for cell in cells if cell.code is not None]
     if not code or code[0].id != SETUP or not _empty(code[0].code):
-        raise _error(
-            path, code[0].line if code else 1,
-            vi=f"ô code đầu tiên phải có id=\"{SETUP}\" và không có code; lúc build, nội dung lấy từ "
-               "lessons/setup_cell.py.",
-            en=f"the first code cell must have id=\"{SETUP}\" and no code; the build fills it from "
-               "lessons/setup_cell.py.",
-        )
+        raise _error(path, code[0].line if code else 1, Translated(
+            'the first code cell must have id="{setup}" and no code; the build fills it from '
+            "lessons/setup_cell.py.",
+            setup=SETUP,
+        ))
 
 
 def _empty(code: str | None) -> bool:
@@ -219,15 +191,13 @@ def _empty(code: str | None) -> bool:
 
 
 def _lacks(path: Path, cell: Cell, language: str) -> LessonError:
-    return _error(
-        path, cell.line,
-        vi=f"ô văn bản {cell.id!r} thiếu {language!r}. Bản \"vi\" và bản \"en\" cùng id phải đứng liền "
-           "nhau, \"vi\" trước.",
-        en=f"the prose cell {cell.id!r} lacks {language!r}. \"vi\" and \"en\" of one id must follow each "
-           "other, \"vi\" first.",
-    )
+    return _error(path, cell.line, Translated(
+        'the prose cell {id!r} lacks {language!r}. "vi" and "en" of one id must follow each other, "vi" '
+        "first.",
+        id=cell.id, language=language,
+    ))
 
 
-def _error(path: Path, line: int, *, vi: str, en: str) -> LessonError:
+def _error(path: Path, line: int, message: Translated) -> LessonError:
     where = f"lessons/{path.name}:{line}"
-    return LessonError(vi=f"{where}: {vi}", en=f"{where}: {en}")
+    return LessonError("{where}: {message}", where=where, message=message)

@@ -945,7 +945,7 @@ print(saved.name)
 #
 # | Bạn thấy | Thường là do | Cách chữa |
 # |---|---|---|
-# | `System role not supported` | Gemma không có vai system | `chat.fold_system`, hoặc `tools.render` |
+# | `System role not supported` | Gemma không có vai system | `formatting.fold_system`, hoặc `tools.render` |
 # | mô hình không bao giờ gọi hàm | template bỏ mất `tools=` | in prompt ra xem; `tools.render` |
 # | `json.loads` báo lỗi nháy đơn | dữ liệu là repr của Python | `tools.from_hermes`, `tools.parse` |
 # | adapter nặng hơn 2 GB | lưu cả bảng embedding | `lora_config(..., new_tokens=...)` |
@@ -971,7 +971,7 @@ print(saved.name)
 #
 # | You see | Usually it is | Cure |
 # |---|---|---|
-# | `System role not supported` | Gemma has no system role | `chat.fold_system`, or `tools.render` |
+# | `System role not supported` | Gemma has no system role | `formatting.fold_system`, or `tools.render` |
 # | the model never calls a function | the template drops `tools=` | print the prompt; `tools.render` |
 # | `json.loads` complains of single quotes | the data are Python reprs | `tools.from_hermes`, `tools.parse` |
 # | an adapter of more than 2 GB | whole embeddings are saved | `lora_config(..., new_tokens=...)` |

@@ -1,4 +1,4 @@
-"""Run by tests/test_hub_calls.py in a process of its own: the Hub client reads its endpoint when imported.
+"""Run by tests/tools/test_hub_calls.py in a process of its own: the Hub client reads its endpoint once.
 
 Plays one learner who takes the dataset from a small Hub by its name and the first digits of its commit, as
 the lesson does, and turns the rows. Prints one line of JSON: what came out, what went, what was asked for.

@@ -1,4 +1,4 @@
-"""Run by tests/test_hub_chats.py in a process of its own: the Hub client reads its endpoint when imported.
+"""Run by tests/data/test_hub_chats.py in a process of its own: the Hub client reads its endpoint once.
 
 Plays one learner who takes both datasets from one small Hub, by name and commit as the lesson has them, and
 makes conversations of them. Prints one line of JSON: what came out, and what was left out and why.

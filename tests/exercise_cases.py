@@ -47,10 +47,10 @@ def bilingual(exercises):
         assert exercise.title["en"].startswith(f"Exercise {number}")
         assert exercise.title["vi"].startswith(f"Bài tập {number}")
         for words in (exercise.title, exercise.praise):
-            assert words["vi"] != words["en"] and all(words.values())
+            assert words["vi"] != words["en"] and all(words.texts.values())
         for hint in exercise.hints:
             # A hint may be nothing but code, which is the same in both.
-            assert all(hint.values()) and (
+            assert all(hint.texts.values()) and (
                 hint["vi"] != hint["en"] or re.fullmatch(r"`[^`]+`\.?", hint["vi"])
             )
         assert any(hint["vi"] != hint["en"] for hint in exercise.hints)

@@ -1,4 +1,4 @@
-"""Run by tests/test_models.py in a process of its own, because the Hub client reads its endpoint when
+"""Run by tests/models/test_models.py in a process of its own, because the Hub client reads its endpoint when
 imported.
 
 Plays one learner against one small Hub: everything that goes wrong first, then a good download, then no

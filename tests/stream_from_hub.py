@@ -1,4 +1,4 @@
-"""Run by tests/test_data.py in a process of its own, because the Hub client reads its endpoint when imported.
+"""Run by tests/data/test_data.py in a process of its own, as the Hub client reads its endpoint once.
 
 Plays one learner who takes rows of datasets on one small Hub: what goes wrong, then what works. Prints one
 line of JSON: for each step the error (or the rows and warnings) and what the server was asked.

@@ -106,14 +106,16 @@ USERS = (*sorted((ROOT / "lessons").glob("*.py")), *sorted((ROOT / "lessonlib_co
 
 
 def used_names(path):
-    """(room, name) that a lesson, a command or a benchmark takes from the face of a room."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    """(room, name) that a lesson, a command or a benchmark takes from the face of a room, or speaks of."""
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
     taken = {(room_of(module, name), name) for module, name in imported(path) if module.count(".") == 1}
     called = {name: name for module, name in imported(path) if module == "lessonlib"}
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in called:
             taken.add((node.value.id, node.attr))
-    return taken
+    rooms = "|".join(lessonlib.ROOMS)  # what a lesson's prose recommends: `room.name`
+    return taken | {(room, name) for room, name in re.findall(rf"`({rooms})\.([a-z_]+)`", text)}
 
 
 def test_every_public_name_is_used_by_a_lesson_a_command_or_a_benchmark():

@@ -1,4 +1,4 @@
-"""Run by tests/test_tracking.py in a process of its own: a learner's session with W&B, headless, nobody at
+"""Run by tests/training/test_tracking.py in a process of its own: a learner's session with W&B, nobody at
 the keyboard. Python's own sockets reach this machine only. Prints one line of JSON for each step.
 
     python tests/track_runs.py WORK STEP...      a step is KEY (or "none"), or KEY@URL for another server
@@ -25,7 +25,7 @@ def main(work, steps):
     from lessonlib.runtime._language import LessonError
     from lessonlib.training import _tracking as tracking
 
-    tracking.WAIT = 3
+    tracking._WAIT = 3
     rt = runtime.detect(profile="rehearsal", gpu=None, work=work)
     for step in steps:
         key, _, url = step.partition("@")

@@ -1,4 +1,4 @@
-"""Run by tests/test_unsloth.py in a process of its own, because importing Unsloth changes trl for good.
+"""Run by tests/runtime/test_unsloth.py in a process of its own: importing Unsloth changes trl for good.
 
 `unsloth_run.py both FOLDER` plays the lesson's training with both backends on the Llama twin, in an empty
 folder and without a network; `without` is for a machine on which Unsloth will not start. What happened is

@@ -1,1 +1,1 @@
-"""Makes the's twins: tiny models of real architectures, pre-trained on generated text. Not installed."""
+"""Makes the course's twins: tiny models of real architectures, pre-trained on generated text."""

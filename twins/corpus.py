@@ -74,8 +74,8 @@ def read_lexicon(*paths: Path) -> Lexicon:
     for path in paths or (dataset_dir("ai_qa_vi") / "facts.jsonl",):
         if not path.is_file():
             raise LessonError(
-                vi=f"Không thấy {path}: cần tệp này để lấy vốn từ. Hãy chạy make.py trong thư mục đó trước.",
-                en=f"{path} is missing: the vocabulary is read from it. Run make.py in its folder first.",
+                "{path} is missing: the vocabulary is read from it. Run make.py in its folder first.",
+                path=path,
             )
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             try:
@@ -83,10 +83,9 @@ def read_lexicon(*paths: Path) -> Lexicon:
                 words.update(word for text in (*asked, *answered) for word in split_words(text))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise LessonError(
-                    vi=f"{path}, dòng {number}: cần một đối tượng JSON có 'questions' và 'answer', hoặc có "
-                    f"'messages' ({error!r}).",
-                    en=f"{path}, line {number}: needs a JSON object with 'questions' and 'answer', or with "
-                    f"'messages' ({error!r}).",
+                    "{path}, line {number}: needs a JSON object with 'questions' and 'answer', or with "
+                    "'messages' ({error!r}).",
+                    path=path, number=number, error=error,
                 ) from error
             for text in answered:
                 answer = [word.lower() for word in split_words(text)]

@@ -5,7 +5,7 @@ module names, about a thousandth of the size. It has learnt that a question in a
 of its subject, and knows nothing of the course's subjects. How good its answers are about anything else is
 not measured and not claimed.
 
-    lessonlib course twins bloom --seed 7
+    python -m twins bloom --seed 7
 """
 
 from __future__ import annotations
@@ -138,10 +138,7 @@ def family(name: str) -> Family:
     """
     if name not in FAMILIES:
         known = ", ".join(FAMILIES)
-        raise LessonError(
-            vi=f"Không có mô hình thu nhỏ {name!r}. Hiện có: {known}.",
-            en=f"There is no twin {name!r}. There are: {known}.",
-        )
+        raise LessonError("There is no twin {name!r}. There are: {known}.", name=name, known=known)
     return FAMILIES[name]
 
 
@@ -173,18 +170,12 @@ def build(
 
     kind = family(name)
     if device == "cuda" and not torch.cuda.is_available():
-        raise LessonError(
-            vi="Máy này không có GPU CUDA. Hãy dùng --device cpu.",
-            en="There is no CUDA GPU here. Use --device cpu.",
-        )
+        raise LessonError("There is no CUDA GPU here. Use --device cpu.")
     options = {"steps": steps, "batch": batch, "documents": documents}
     changed = {option: value for option, value in options.items() if value is not None}
     for option, value in changed.items():
         if value < 1:
-            raise LessonError(
-                vi=f"--{option} phải từ 1 trở lên, đang là {value}.",
-                en=f"--{option} must be 1 or more, not {value}.",
-            )
+            raise LessonError("--{option} must be 1 or more, not {value}.", option=option, value=value)
     kind = replace(
         kind, steps=steps or kind.steps, batch=batch or kind.batch, documents=documents or kind.documents
     )
@@ -240,7 +231,7 @@ def build(
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(folder)
     used = "".join(f" --{option} {value}" for option, value in changed.items())
-    command = f"lessonlib course twins {name} --seed {seed} --device {device}{used}"
+    command = f"python -m twins {name} --seed {seed} --device {device}{used}"
     card = twin_card.card(name, kind, model, tokenizer, lexicon, measured, command=command)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return folder

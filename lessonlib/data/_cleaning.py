@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lessonlib.data._reading import LINE, Records, Words
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, Translated, tr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,27 +28,27 @@ Rule = Callable[[list[Row], tuple[str, ...]], "list[Row | Removed]"]
 # 0-100), and so are their answers. In ai_qa_vi real duplicates are at 100, while two ways of asking about one
 # fact reach 93 ("... là gì?", "... nghĩa là gì?") and answers to different questions 64; a test keeps these
 # margins.
-SAME_QUESTION = 96
-SAME_ANSWER = 75
+_SAME_QUESTION = 96
+_SAME_ANSWER = 75
 
 # Soft hyphen, zero-width and direction marks, byte order mark.
-INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 # Known tags only, because <pad>, <think> or List<int> are text here; <s> is left out, it opens a sequence.
-INLINE = re.compile(
+_INLINE = re.compile(
     r"</?(?:a|b|code|em|font|i|mark|small|span|strong|sub|sup|u)(?:\s[^<>]*)?/?>", re.IGNORECASE
 )
-BLOCK = re.compile(
+_BLOCK = re.compile(
     r"<!--.*?-->|</?(?:blockquote|body|br|div|h[1-6]|head|hr|html|img|li|ol|p|pre|table|td|th|tr|ul)(?:\s[^<>]*)?/?>",
     re.IGNORECASE | re.DOTALL,
 )
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
-PHONE = re.compile(r"(?<![\w.,])(?!0\.\d{4})(\+84|0)(?:[ .-]?\d){9}(?!\d)")  # Vietnamese: 0 or +84, 9 digits
+_PHONE = re.compile(r"(?<![\w.,])(?!0\.\d{4})(\+84|0)(?:[ .-]?\d){9}(?!\d)")  # Vietnamese: 0 or +84, 9 digits
 
 # Letters that Vietnamese marks, and among them those that no other widely used language has.
-MARKED = re.compile("[àáâãèéêìíòóôõùúýăđĩũơưạ-ỹ]", re.IGNORECASE)
-ONLY_VIETNAMESE = re.compile("[ăđơưạ-ỹ]", re.IGNORECASE)
-COMMON = re.compile("là|gì|và|có|của|các|cho|không|được|một|những|để|trong|với|khi|thì")
-WORD = re.compile(r"[^\W\d_]+")
+_MARKED = re.compile("[àáâãèéêìíòóôõùúýăđĩũơưạ-ỹ]", re.IGNORECASE)
+_ONLY_VIETNAMESE = re.compile("[ăđơưạ-ỹ]", re.IGNORECASE)
+_COMMON = re.compile("là|gì|và|có|của|các|cho|không|được|một|những|để|trong|với|khi|thì")
+_WORD = re.compile(r"[^\W\d_]+")
 
 
 @dataclass(frozen=True)
@@ -95,17 +95,12 @@ def strip_html(said: str) -> str:
     A block tag (`<p>`, `<br>`) leaves a blank, an inline one (`<b>`) nothing. Other words between angle
     brackets, such as `<pad>`, stay; so do tags that were written as entities, which then show as text.
     """
-    return html.unescape(BLOCK.sub(" ", INLINE.sub("", said)))
+    return html.unescape(_BLOCK.sub(" ", _INLINE.sub("", said)))
 
 
 def tidy_blanks(said: str) -> str:
     """Drop invisible characters, turn every run of white space into one space, trim the ends."""
-    return " ".join(INVISIBLE.sub("", said).split())
-
-
-def redact_contacts(said: str) -> str:
-    """Put [email] and [phone] in the place of addresses and Vietnamese phone numbers."""
-    return PHONE.sub("[phone]", EMAIL.sub("[email]", said))
+    return " ".join(_INVISIBLE.sub("", said).split())
 
 
 # --- text in, yes or no out ---
@@ -128,15 +123,15 @@ def looks_vietnamese(said: str) -> bool:
     not count; a text of fewer than about four words can go wrong either way; a Vietnamese sentence mostly of
     English terms counts as foreign; a foreign sentence that quotes enough Vietnamese counts as Vietnamese.
     """
-    words = WORD.findall(compose(said).lower())
-    marked = sum(bool(MARKED.search(word)) for word in words)
-    own = any(ONLY_VIETNAMESE.search(word) or COMMON.fullmatch(word) for word in words)
+    words = _WORD.findall(compose(said).lower())
+    marked = sum(bool(_MARKED.search(word)) for word in words)
+    own = any(_ONLY_VIETNAMESE.search(word) or _COMMON.fullmatch(word) for word in words)
     return own and marked >= 0.2 * len(words)
 
 
 def has_contact(said: str) -> bool:
     """Whether there is an e-mail address or a Vietnamese phone number in the text."""
-    return bool(EMAIL.search(said) or PHONE.search(said))
+    return bool(EMAIL.search(said) or _PHONE.search(said))
 
 
 def question_key(question: str) -> str:
@@ -164,9 +159,7 @@ def without(fault: Callable[[str], bool], why: Words, *, only: int | None = None
         outcomes: list[Row | Removed] = []
         for row in rows:
             name = next((name for name in looked_at if fault(row[name])), None)
-            outcomes.append(
-                row if name is None else Removed({k: f"{name}: {said}" for k, said in why.items()})
-            )
+            outcomes.append(row if name is None else Removed(Translated("{name}: {why}", name=name, why=why)))
         return outcomes
 
     return rule
@@ -176,7 +169,7 @@ def mend_mojibake(rows: list[Row], columns: tuple[str, ...]) -> list[Row | Remov
     """Repair each text, then take out the rows that are still damaged."""
     import ftfy
 
-    why = {"vi": "lỗi bảng mã không khôi phục được", "en": "mojibake that cannot be undone"}
+    why = Translated("mojibake that cannot be undone")
     beyond_repair = without(lambda said: "�" in said or ftfy.is_bad(said), why)
     return beyond_repair([{**row, **{n: repair_mojibake(row[n]) for n in columns}} for row in rows], columns)
 
@@ -206,10 +199,10 @@ def drop_near_duplicates(rows: list[Row], columns: tuple[str, ...]) -> list[Row 
     for row in rows:
         question, answer = question_key(row[columns[0]]), question_key(row[columns[-1]])
         alike = process.extract(
-            question, questions, scorer=fuzz.ratio, score_cutoff=SAME_QUESTION, limit=None
+            question, questions, scorer=fuzz.ratio, score_cutoff=_SAME_QUESTION, limit=None
         )
         places = sorted(place for _, _, place in alike)
-        same = [p for p in places if fuzz.ratio(answer, question_key(kept[p][columns[-1]])) >= SAME_ANSWER]
+        same = [p for p in places if fuzz.ratio(answer, question_key(kept[p][columns[-1]])) >= _SAME_ANSWER]
         if same:
             outcomes.append(_twin_of(kept[same[0]]))
             continue
@@ -221,48 +214,41 @@ def drop_near_duplicates(rows: list[Row], columns: tuple[str, ...]) -> list[Row 
 
 def _twin_of(row: Row) -> Removed:
     where = row.get(LINE, "?")
-    return Removed({"vi": f"trùng với dòng {where}", "en": f"the same as line {where}"})
+    return Removed(Translated("the same as line {where}", where=where))
 
 
 # Decode before all else, because damaged letters hide what later steps look for; take out what is unusable
 # before looking for duplicates, so that the row that stays is a good one.
 STEPS: tuple[Step, ...] = (
-    Step("mojibake", {"vi": "sửa lỗi bảng mã", "en": "undo wrong decoding"}, mend_mojibake),
-    Step("html", {"vi": "bỏ thẻ và ký hiệu HTML", "en": "take out HTML"}, on_text(strip_html)),
-    Step("nfc", {"vi": "chuẩn hóa Unicode NFC", "en": "normalise to Unicode NFC"}, on_text(compose)),
-    Step("blanks", {"vi": "bỏ ký tự ẩn, khoảng trắng thừa", "en": "tidy blanks"}, on_text(tidy_blanks)),
+    Step("mojibake", Translated("undo wrong decoding"), mend_mojibake),
+    Step("html", Translated("take out HTML"), on_text(strip_html)),
+    Step("nfc", Translated("normalise to Unicode NFC"), on_text(compose)),
+    Step("blanks", Translated("tidy blanks"), on_text(tidy_blanks)),
     Step(
         "empty",
-        {"vi": "bỏ dòng trống", "en": "drop empty rows"},
-        without(lambda said: not said, {"vi": "để trống", "en": "empty"}),
+        Translated("drop empty rows"),
+        without(lambda said: not said, Translated("empty")),
     ),
     Step(
         "truncated",
-        {"vi": "bỏ câu trả lời bị cắt cụt", "en": "drop answers that break off"},
-        without(looks_truncated, {"vi": "bị cắt cụt", "en": "breaks off"}, only=-1),
+        Translated("drop answers that break off"),
+        without(looks_truncated, Translated("breaks off"), only=-1),
     ),
     Step(
         "language",
-        {"vi": "bỏ dòng không phải tiếng Việt có dấu", "en": "drop all but Vietnamese with its marks"},
+        Translated("drop all but Vietnamese with its marks"),
         without(
             lambda said: not looks_vietnamese(said),
-            {"vi": "không phải tiếng Việt có dấu", "en": "not Vietnamese with its marks"},
+            Translated("not Vietnamese with its marks"),
         ),
     ),
     Step(
         "contacts",
-        {"vi": "bỏ dòng lộ e-mail, số điện thoại", "en": "drop leaked e-mail and phone numbers"},
-        without(has_contact, {"vi": "lộ e-mail hoặc số điện thoại", "en": "leaks an e-mail or phone number"}),
+        Translated("drop leaked e-mail and phone numbers"),
+        without(has_contact, Translated("leaks an e-mail or phone number")),
     ),
-    Step("same", {"vi": "bỏ dòng trùng hoàn toàn", "en": "drop exact duplicates"}, drop_exact_duplicates),
-    Step("nearly same", {"vi": "bỏ dòng gần trùng", "en": "drop near duplicates"}, drop_near_duplicates),
-)
-
-# In the place of "contacts", for data whose rows are worth keeping without the address.
-REDACT = Step(
-    "redact",
-    {"vi": "che e-mail, số điện thoại", "en": "mask e-mail and phone numbers"},
-    on_text(redact_contacts),
+    Step("same", Translated("drop exact duplicates"), drop_exact_duplicates),
+    Step("nearly same", Translated("drop near duplicates"), drop_near_duplicates),
 )
 
 
@@ -293,7 +279,7 @@ class CleaningReport:
         """A row for each step: its name, what it does, and the rows before it, changed, removed, after it."""
         import pandas as pd
 
-        rows = [(s, text(**self.what[s]), n, changed, gone, n - gone) for s, n, changed, gone in self.counts]
+        rows = [(s, str(self.what[s]), n, changed, gone, n - gone) for s, n, changed, gone in self.counts]
         return pd.DataFrame(rows, columns=["step", "what", "before", "changed", "removed", "after"])
 
     @property
@@ -303,7 +289,7 @@ class CleaningReport:
 
         return pd.DataFrame(
             [
-                {"step": c.step, "line": c.line, "reason": text(**c.why), **c.before}
+                {"step": c.step, "line": c.line, "reason": str(c.why), **c.before}
                 for c in self.changes
                 if c.why
             ]
@@ -330,7 +316,9 @@ class CleaningReport:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        gone = [{"step": c.step, "line": c.line, "reason": c.why, **c.before} for c in self.changes if c.why]
+        gone = [
+            {"step": c.step, "line": c.line, "reason": c.why.texts, **c.before} for c in self.changes if c.why
+        ]
         mended = self.changed.to_dict("records")
         lines = {"removed.jsonl": gone, "changed.jsonl": mended}
         contents = {
@@ -380,7 +368,7 @@ def clean(
     left = _checked(dataset, columns, steps)
     total = len(left)
 
-    what = {"read": {"vi": "đọc tệp", "en": "read the file"}} | {step.name: step.what for step in steps}
+    what = {"read": Translated("read the file")} | {step.name: step.what for step in steps}
     counts, changes = [], []
     if isinstance(rows, Records):
         counts.append(("read", total + len(problems), 0, len(problems)))
@@ -389,10 +377,9 @@ def clean(
         outcomes = step.rule(left, columns)
         if len(outcomes) != len(left):
             raise LessonError(
-                vi=f"Bước {step.name!r} nhận {len(left)} dòng nhưng trả về {len(outcomes)}. Hãy trả về đủ và "
-                "đúng thứ tự; dòng bị bỏ thì thay bằng Removed(lý do).",
-                en=f"The step {step.name!r} got {len(left)} rows and gave back {len(outcomes)}. Give back as "
-                "many, in the same order; put Removed(reason) in the place of a row that goes.",
+                "The step {name!r} got {count} rows and gave back {count2}. Give back as many, in the same "
+                "order; put Removed(reason) in the place of a row that goes.",
+                name=step.name, count=len(left), count2=len(outcomes),
             )
         made = [
             Change(step.name, row[LINE], _texts(row, columns), None, outcome.why)
@@ -408,9 +395,8 @@ def clean(
     report = CleaningReport(tuple(counts), tuple(changes), what)
     if not left:
         raise LessonError(
-            vi=f"Sau khi làm sạch không còn dòng nào trong {total} dòng. Hãy xem bước nào bỏ quá "
-            f"nhiều:\n{report}",
-            en=f"Nothing is left of {total} rows after cleaning. See which step removed too much:\n{report}",
+            "Nothing is left of {total} rows after cleaning. See which step removed too much:\n{report}",
+            total=total, report=report,
         )
     features = Features({**dataset.features, LINE: Value("int64")})
     return Dataset.from_list(left, features=features), report
@@ -425,19 +411,17 @@ def _checked(dataset: "Dataset", columns: tuple[str, ...], steps: Sequence[Step]
     names = [step.name for step in steps]
     if len(set(names)) < len(names):
         raise LessonError(
-            vi=f"Có hai bước trùng tên: {names}. Hãy đặt tên khác nhau để báo cáo đọc được.",
-            en=f"Two steps share a name: {names}. Give each its own, so that the report can be read.",
+            "Two steps share a name: {names}. Give each its own, so that the report can be read.",
+            names=names,
         )
     listed = [{LINE: number, **row} for number, row in enumerate(dataset, start=1)]
     for row in listed:
         for name in columns:
             if not isinstance(row.get(name), str):
-                kind = type(row[name]).__name__ if name in row else text(vi="không có", en="missing")
+                kind = type(row[name]).__name__ if name in row else tr("missing")
                 raise LessonError(
-                    vi=f"Dòng {row[LINE]}: cột {name!r} phải là chuỗi, nhưng đang là {kind}. Hãy đọc dữ liệu "
-                    "bằng "
-                    "data.read trước, hoặc truyền columns=(...).",
-                    en=f"Row {row[LINE]}: the column {name!r} must be a string, but is: {kind}. Read the "
-                    "data with data.read first, or pass columns=(...).",
+                    "Row {row}: the column {name!r} must be a string, but is: {kind}. Read the data with "
+                    "data.read first, or pass columns=(...).",
+                    row=row[LINE], name=name, kind=kind,
                 )
     return listed

@@ -25,7 +25,7 @@ from lessonlib.data._cleaning import (
 )
 from lessonlib.data._placeholders import Value, left_over
 from lessonlib.data._reading import LINE, Words
-from lessonlib.runtime._language import LessonError
+from lessonlib.runtime._language import LessonError, Translated
 from lessonlib.runtime._paths import dataset_dir
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ COUNSELING = (
     "d7e86f0813c5690181b41f97403c3674aa55dcef",
 )
 
-# For `placeholders.fill`: those names of Bitext's placeholders (its card lists them) that mean one thing in a
-# row. Nothing here can reach anybody: .example is no real domain (RFC 2606), 555-01xx no real number.
+# For `data.fill_placeholders`: those names of Bitext's placeholders (its card lists them) that mean one thing
+# in a row. Nothing here can reach anybody: .example is no real domain (RFC 2606), 555-01xx no real number.
 BITEXT_VALUES: dict[str, Value] = {
     "Order Number": lambda draw: str(draw.randrange(10_000, 100_000)),
     "Invoice Number": lambda draw: f"INV-{draw.randrange(1_000, 10_000)}",
@@ -70,40 +70,40 @@ BITEXT_VALUES: dict[str, Value] = {
 }
 
 # What counseling_vi's list of crisis words leaves out, because its messages do not say it.
-MORE_CRISIS_WORDS = (
+_MORE_CRISIS_WORDS = (
     "better off dead", "cut myself", "cuts herself", "cuts himself", "cutting myself",
     "don't want to be alive", "don't want to live", "end my life", "ending it all", "ending my life",
     "killed herself", "killed himself", "killed myself", "killing myself", "overdose", "overdosed", "rape",
     "raped", "selfharm", "suicidal", "take my life", "taking my life", "wish i was dead", "wish i were dead",
 )  # fmt: skip
-PHONE = re.compile(
+_PHONE = re.compile(
     r"(?<!\d)\(?\d{3}\)?[ .-]{1,2}\d{3}[ .-]\d{4}(?!\d)|(?<![\d-])\d{3}-\d{4}(?![\d-])"
     r"|(?<!\d)(?:911|988)(?!\d)"
 )
-LINK = re.compile(r"https?://|\bwww\.|\w\.(?:com|net|org)\b", re.IGNORECASE)
+_LINK = re.compile(r"https?://|\bwww\.|\w\.(?:com|net|org)\b", re.IGNORECASE)
 
 
 def from_bitext(rows: "Dataset", *, system: str) -> "tuple[Dataset, CleaningReport]":
     """Rows of Bitext's customer support as conversations.
 
-    Fill the placeholders first (`placeholders.fill`): rows that still hold one are taken out here.
+    Fill the placeholders first (`data.fill_placeholders`): rows that still hold one are taken out here.
 
     Args:
         rows: columns instruction, response, category and intent, as `data.from_hub` gives them, or as
-            `placeholders.fill` leaves them (its columns `template` and `slots` are then made use of).
+            `data.fill_placeholders` leaves them (its columns `template` and `slots` are then made use of).
         system: the system message that opens each conversation.
 
     Returns:
         (conversations, report). Columns: id, group, intent, category (in small letters), language ("en"),
         messages, and slots if the rows have it. Rows that ask the same question, whatever the case, the
-        punctuation and what was filled in, share a `group`: split by it (`data.split_by_group`). The report
-        lists the rows that were taken out, with line and reason.
+        punctuation and what was filled in, share a `group`: keep its rows in one split. The report lists the
+        rows that were taken out, with line and reason.
 
     Raises:
         LessonError: a column is missing; a blank system message; no row remains.
     """
     texts = ("instruction", "response")
-    steps = (EMPTY, PLACEHOLDER, SAME)
+    steps = (_EMPTY, _PLACEHOLDER, _SAME)
     kept, report = _cleaned(rows, texts, ("category", "intent"), system, steps)
     groups = _groups(kept, "template" if "template" in rows.column_names else "instruction")
     made = [
@@ -142,18 +142,16 @@ def from_counseling(
 
     Returns:
         (conversations, report). Columns: id, group, language ("en"), messages. Most questions have several
-        answers: those share a `group`, so split by it (`data.split_by_group`). The texts are unchanged.
+        answers: those share a `group`: keep its rows in one split. The texts are unchanged.
         `report.removed` lists the others with step, line (from 1) and reason.
 
     Raises:
         LessonError: a column is missing; a blank system message; max_words below 1; no row remains.
     """
     if max_words < 1:
-        raise LessonError(
-            vi=f"max_words={max_words}: phải ít nhất là 1.", en=f"max_words={max_words}: give at least 1."
-        )
+        raise LessonError("max_words={max_words}: give at least 1.", max_words=max_words)
     texts = ("Context", "Response")
-    steps = (EMPTY, CRISIS, CONTACT, _too_long(max_words), SAME)
+    steps = (_EMPTY, _CRISIS, _CONTACT, _too_long(max_words), _SAME)
     kept, report = _cleaned(rows, texts, (), system, steps)
     made = [
         {
@@ -182,7 +180,7 @@ def crisis_in(said: str) -> list[str]:
 def _crisis_words() -> tuple[str, ...]:
     lines = (dataset_dir("counseling_vi") / "crisis_words.jsonl").read_text(encoding="utf-8").splitlines()
     (listed,) = (row["words"] for row in map(json.loads, lines) if row["language"] == "en")
-    return tuple(dict.fromkeys((*listed, *MORE_CRISIS_WORDS)))
+    return tuple(dict.fromkeys((*listed, *_MORE_CRISIS_WORDS)))
 
 
 def _left_out(fault: Callable[[str], str | None], why: Words) -> Callable[..., list[Row | Removed]]:
@@ -192,9 +190,9 @@ def _left_out(fault: Callable[[str], str | None], why: Words) -> Callable[..., l
         outcomes: list[Row | Removed] = []
         for row in rows:
             told = next(((name, it) for name in columns if (it := fault(row[name]))), None)
-            outcomes.append(row if told is None else Removed({
-                language: f"{told[0]}: {words} {told[1]!r}" for language, words in why.items()
-            }))
+            outcomes.append(row if told is None else Removed(
+                Translated("{name}: {why} {found!r}", name=told[0], why=why, found=told[1])
+            ))
         return outcomes
 
     return rule
@@ -210,38 +208,38 @@ def _too_long(most: int) -> Step:
     def rule(rows: list[Row], columns: tuple[str, ...]) -> list[Row | Removed]:
         counts = [sum(len(row[name].split()) for name in columns) for row in rows]
         return [
-            row if count <= most else Removed({"vi": f"dài {count} từ", "en": f"{count} words long"})
+            row if count <= most else Removed(Translated("{count} words long", count=count))
             for row, count in zip(rows, counts, strict=True)
         ]
 
-    return Step("long", {"vi": f"bỏ dòng dài hơn {most} từ", "en": f"drop rows of over {most} words"}, rule)
+    return Step("long", Translated("drop rows of over {most} words", most=most), rule)
 
 
-EMPTY = Step(
+_EMPTY = Step(
     "empty",
-    {"vi": "bỏ dòng trống", "en": "drop empty rows"},
-    without(lambda said: not said.strip(), {"vi": "để trống", "en": "empty"}),
+    Translated("drop empty rows"),
+    without(lambda said: not said.strip(), Translated("empty")),
 )
-PLACEHOLDER = Step(
+_PLACEHOLDER = Step(
     "placeholder",
-    {"vi": "bỏ dòng còn placeholder", "en": "drop rows that hold a placeholder"},
-    _left_out(left_over, {"vi": "còn placeholder", "en": "holds the placeholder"}),
+    Translated("drop rows that hold a placeholder"),
+    _left_out(left_over, Translated("holds the placeholder")),
 )
-CRISIS = Step(
+_CRISIS = Step(
     "crisis",
-    {"vi": "để riêng dòng nói về khủng hoảng", "en": "keep rows aside that speak of a crisis"},
-    _left_out(lambda said: next(iter(crisis_in(said)), None), {"vi": "có từ", "en": "has the word"}),
+    Translated("keep rows aside that speak of a crisis"),
+    _left_out(lambda said: next(iter(crisis_in(said)), None), Translated("has the word")),
 )
-CONTACT = Step(
+_CONTACT = Step(
     "contact",
-    {"vi": "bỏ câu trả lời có số điện thoại, địa chỉ", "en": "drop answers with a phone number or address"},
+    Translated("drop answers with a phone number or address"),
     without(
-        lambda said: bool(EMAIL.search(said) or LINK.search(said) or PHONE.search(said)),
-        {"vi": "có số điện thoại, e-mail hoặc liên kết", "en": "a phone number, an e-mail or a link"},
+        lambda said: bool(EMAIL.search(said) or _LINK.search(said) or _PHONE.search(said)),
+        Translated("a phone number, an e-mail or a link"),
         only=-1,
     ),
 )
-SAME = Step("same", {"vi": "bỏ dòng trùng nhau", "en": "drop duplicates"}, _drop_same)
+_SAME = Step("same", Translated("drop duplicates"), _drop_same)
 
 
 def _cleaned(
@@ -251,13 +249,12 @@ def _cleaned(
         if name not in rows.column_names:
             there = ", ".join(rows.column_names)
             raise LessonError(
-                vi=f"Thiếu cột {name!r}; dữ liệu có: {there}. Hãy lấy dữ liệu bằng data.from_hub.",
-                en=f"The column {name!r} is missing; the data has: {there}. Take them with data.from_hub.",
+                "The column {name!r} is missing; the data has: {there}. Take them with data.from_hub.",
+                name=name, there=there,
             )
     if not system.strip():
         raise LessonError(
-            vi="Câu system đang trống. Hãy viết vai trò của trợ lý, ví dụ 'You work at the support desk.'.",
-            en="The system message is blank. Write the assistant's part, such as 'You work at the support "
+            "The system message is blank. Write the assistant's part, such as 'You work at the support "
             "desk.'.",
         )
     for name in (*texts, *more):

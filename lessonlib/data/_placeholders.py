@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lessonlib.data._cleaning import CleaningReport, Removed, Row, Step, clean
 from lessonlib.data._reading import LINE
-from lessonlib.runtime._language import LessonError
+from lessonlib.runtime._language import LessonError, Translated
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,9 +23,9 @@ Value = str | Sequence[str] | Callable[[random.Random], str]
 # One to three braces on each side, blanks between them allowed; {{a}}{{b}} are two. What stands in single
 # braces only ({a}) counts if its name is known from elsewhere, or else every set, format string and formula
 # would be a placeholder.
-PATTERN = re.compile(r"(?<!\{)(\{(?: ?\{){0,2})([^{}\n]{1,80})(\}(?: ?\}){0,2})(?!\})")
-LEFT_OVER = re.compile(r"\{\{|\}\}")
-UNPAIRED = "{{ }}"  # the name under which `find` lists double braces that enclose no name
+_PATTERN = re.compile(r"(?<!\{)(\{(?: ?\{){0,2})([^{}\n]{1,80})(\}(?: ?\}){0,2})(?!\})")
+_LEFT_OVER = re.compile(r"\{\{|\}\}")
+_UNPAIRED = "{{ }}"  # the name under which `find` lists double braces that enclose no name
 
 
 class Found(NamedTuple):
@@ -71,7 +71,7 @@ def find(dataset: "Dataset", columns: Sequence[str] = ("instruction", "response"
         for said in its:
             seen = set()
             for found in _placeholders(said, known):
-                name = UNPAIRED if found.name == UNPAIRED else key(found.name)
+                name = _UNPAIRED if found.name == _UNPAIRED else key(found.name)
                 of_name = spellings.setdefault(name, {})
                 of_name[found.name.strip()] = of_name.get(found.name.strip(), 0) + 1
                 count = counts.setdefault((name, column), [0, 0, 0])
@@ -114,7 +114,7 @@ def fill(
         (rows, report). The rows have two more columns next to `source_line`: template, the question before it
         was filled in (rows of one template are one question: split by it, or the same question stands on both
         sides); and slots, name -> what was drawn for this row and stands in its question, "" for the other
-        names (constant values are no slots). The report is `cleaning.clean`'s: `report.changed` shows the
+        names (constant values are no slots). The report is `data.clean`'s: `report.changed` shows the
         rows filled in, `report.removed` with line (from 1) and reason those taken out.
 
     Raises:
@@ -131,10 +131,9 @@ def fill(
     for name in ("template", "slots"):
         if name in dataset.column_names:
             raise LessonError(
-                vi=f"Dữ liệu đã có cột {name!r}, là cột mà fill sẽ thêm vào. Có thể fill đã chạy rồi; nếu "
-                "không, hãy đổi tên cột đó.",
-                en=f"The data already has a column {name!r}, which fill adds. It may have run before; if "
-                "not, rename that column.",
+                "The data already has a column {name!r}, which fill adds. It may have run before; if not, "
+                "rename that column.",
+                name=name,
             )
     rows = dataset
     for column, its in texts.items():
@@ -171,7 +170,7 @@ def _step(known: Mapping[str, Callable[[random.Random], str]], names: set[str], 
     def rule(rows: list[Row], columns: tuple[str, ...]) -> list[Row | Removed]:
         return [_filled(row, columns, known, names, seed) for row in rows]
 
-    what = {"vi": "điền placeholder, bỏ dòng còn sót", "en": "fill placeholders, drop rows that keep one"}
+    what = Translated("fill placeholders, drop rows that keep one")
     return Step("placeholders", what, rule)
 
 
@@ -186,12 +185,10 @@ def _filled(
     for column in columns:
         said, done, at = row[column], "", 0
         for found in _placeholders(said, names):
-            choose = known.get(key(found.name)) if found.name != UNPAIRED else None
+            choose = known.get(key(found.name)) if found.name != _UNPAIRED else None
             if choose is None:
                 shown = said[found.start : found.end]
-                return Removed({
-                    "vi": f"{column}: chưa có giá trị cho {shown}", "en": f"{column}: no value for {shown}",
-                })
+                return Removed(Translated("{column}: no value for {shown}", column=column, shown=shown))
             done += said[at : found.start] + choose(_generator(seed, row[LINE], key(found.name)))
             at = found.end
         changed[column] = done + said[at:]
@@ -205,7 +202,7 @@ def _generator(seed: int, line: int, name: str) -> random.Random:
 def _placeholders(said: str, known: set[str]) -> Iterator[Found]:
     """In their order; `known` holds the keys of names that count in single braces, too."""
     at = 0
-    for match in PATTERN.finditer(said):
+    for match in _PATTERN.finditer(said):
         opened, name, closed = match.groups()
         single = opened == "{" and closed == "}"
         if not key(name) or (single and key(name) not in known):
@@ -217,15 +214,15 @@ def _placeholders(said: str, known: set[str]) -> Iterator[Found]:
 
 
 def _unpaired(said: str, start: int, end: int) -> Iterator[Found]:
-    for match in LEFT_OVER.finditer(said, start, end):
-        yield Found(UNPAIRED, match.start(), match.end(), False)
+    for match in _LEFT_OVER.finditer(said, start, end):
+        yield Found(_UNPAIRED, match.start(), match.end(), False)
 
 
 def _known(texts: Any, values: Mapping[str, Any] | None = None) -> set[str]:
     """The keys of the names that are given, or stand somewhere in double braces on at least one side."""
     names = set(values or ())
     for said in texts:
-        names.update(key(found.name) for found in _placeholders(said, set()) if found.name != UNPAIRED)
+        names.update(key(found.name) for found in _placeholders(said, set()) if found.name != _UNPAIRED)
     return names
 
 
@@ -235,16 +232,16 @@ def _texts(dataset: "Dataset", columns: Sequence[str]) -> dict[str, list[str]]:
         if column not in dataset.column_names:
             there = ", ".join(dataset.column_names)
             raise LessonError(
-                vi=f"Không có cột {column!r}; dữ liệu có: {there}. Hãy truyền columns=(...).",
-                en=f"There is no column {column!r}; the data has: {there}. Pass columns=(...).",
+                "There is no column {column!r}; the data has: {there}. Pass columns=(...).",
+                column=column, there=there,
             )
         texts[column] = ["" if said is None else said for said in dataset[column]]
         for number, said in enumerate(texts[column], start=1):
             if not isinstance(said, str):
                 kind = type(said).__name__
                 raise LessonError(
-                    vi=f"Dòng {number}: cột {column!r} phải là chuỗi, nhưng đang là {kind}.",
-                    en=f"Row {number}: the column {column!r} must hold strings, but holds {kind}.",
+                    "Row {number}: the column {column!r} must hold strings, but holds {kind}.",
+                    number=number, column=column, kind=kind,
                 )
     return texts
 
@@ -259,10 +256,9 @@ def _chooser(name: str, value: Value) -> Callable[[random.Random], str]:
     choices = [_checked(name, each) for each in value] if isinstance(value, Sequence) else []
     if not choices:
         raise LessonError(
-            vi=f"Giá trị của {name!r} phải là một chuỗi, một danh sách chuỗi không rỗng hoặc một hàm, nhưng "
-            f"đang là {value!r}.",
-            en=f"The value of {name!r} must be a string, a list of strings that is not empty, or a function, "
-            f"but it is {value!r}.",
+            "The value of {name!r} must be a string, a list of strings that is not empty, or a function, "
+            "but it is {value!r}.",
+            name=name, value=value,
         )
     return lambda generator: generator.choice(choices)
 
@@ -270,9 +266,7 @@ def _chooser(name: str, value: Value) -> Callable[[random.Random], str]:
 def _checked(name: str, text: Any) -> str:
     if not isinstance(text, str) or not text.strip() or "{" in text or "}" in text:
         raise LessonError(
-            vi=f"Giá trị {text!r} của {name!r} không dùng được: cần một chuỗi không trống, không có dấu "
-            "ngoặc nhọn.",
-            en=f"The value {text!r} of {name!r} cannot be used: give a text that is not blank and has no "
-            "braces.",
+            "The value {text!r} of {name!r} cannot be used: give a text that is not blank and has no braces.",
+            text=text, name=name,
         )
     return text

@@ -16,17 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, Translated, tr
 
 if TYPE_CHECKING:
     import pandas as pd
     from datasets import Dataset, DatasetDict
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 LINE = "source_line"  # the column that remembers where in its file a row stood
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
-Words = dict[str, str]  # one message in both languages: {"vi": ..., "en": ...}
+Words = Translated  # why a row is refused, in both languages
 Found = tuple[int, Any, str]  # line or row number from 1, what was parsed (or a _Broken), the raw text
 
 
@@ -42,7 +42,7 @@ class Problem:
     @property
     def reason(self) -> str:
         """Why, in the current language."""
-        return text(**self.why)
+        return str(self.why)
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,13 +74,13 @@ class Problems(Sequence[Problem]):
 
     def _headline(self) -> str:
         total = self.usable + len(self.found)
-        said = text(
-            vi=f"{self.file}: {total} dòng, dùng được {self.usable}, có vấn đề {len(self.found)}.",
-            en=f"{self.file}: {total} rows, {self.usable} usable, {len(self.found)} with a problem.",
+        said = tr(
+            "{file}: {total} rows, {usable} usable, {count} with a problem.",
+            file=self.file, total=total, usable=self.usable, count=len(self.found),
         )
         if self.ignored:
             names = ", ".join(self.ignored)
-            said += text(vi=f" Cột không dùng đến: {names}.", en=f" Columns not used: {names}.")
+            said += tr(" Columns not used: {names}.", names=names)
         return said
 
     def __str__(self) -> str:
@@ -142,15 +142,13 @@ def read(
     columns = (columns,) if isinstance(columns, str) else tuple(columns)
     if on_error not in ("collect", "raise"):
         raise LessonError(
-            vi=f"on_error={on_error!r}: hãy dùng 'collect' (gom dòng lỗi lại) hoặc 'raise' (dừng ở lỗi đầu "
-            "tiên).",
-            en=f"on_error={on_error!r}: use 'collect' (gather bad rows) or 'raise' (stop at the first).",
+            "on_error={on_error!r}: use 'collect' (gather bad rows) or 'raise' (stop at the first).",
+            on_error=on_error,
         )
     file, found = _open(source, split, revision)
     if not found:
         raise LessonError(
-            vi=f"{file} không có dòng nào. Hãy kiểm tra xem tệp đã được lưu hoặc tải về trọn vẹn chưa.",
-            en=f"{file} has no rows. Check that the file was saved or downloaded completely.",
+            "{file} has no rows. Check that the file was saved or downloaded completely.", file=file,
         )
     ignored = _check_columns(file, found, columns)
 
@@ -163,19 +161,16 @@ def read(
         problems.append(Problem(file, line, why, raw))
         if on_error == "raise":
             raise LessonError(
-                vi=f"{file}, dòng {line}: {why['vi']}. Hãy sửa dòng này, hoặc đọc với on_error='collect' để "
-                f"gom các dòng lỗi lại. Nội dung: {_short(raw)}",
-                en=f"{file}, line {line}: {why['en']}. Mend this line, or read with on_error='collect' to "
-                f"gather bad rows. Its text: {_short(raw)}",
+                "{file}, line {line}: {why}. Mend this line, or read with on_error='collect' to gather bad "
+                "rows. Its text: {raw}",
+                file=file, line=line, why=why, raw=_short(raw),
             )
     if not rows:
         first = problems[0]
         raise LessonError(
-            vi=f"{file}: không dùng được dòng nào trong {len(problems)} dòng. Dòng {first.line}: "
-            f"{first.why['vi']}. "
-            f"Hãy kiểm tra xem đây có đúng là tệp dữ liệu bạn cần, và xem lại columns={columns}.",
-            en=f"{file}: none of the {len(problems)} rows is usable. Line {first.line}: {first.why['en']}. "
-            f"Check that this is the file you meant, and look again at columns={columns}.",
+            "{file}: none of the {count} rows is usable. Line {line}: {why}. Check that this is the file you "
+            "meant, and look again at columns={columns}.",
+            file=file, count=len(problems), line=first.line, why=first.why, columns=columns,
         )
     features = Features({**{name: Value("string") for name in columns}, LINE: Value("int64")})
     return Records(
@@ -189,28 +184,21 @@ def _fault(value: Any, columns: Sequence[str]) -> Words | None:
         return value.why
     if not isinstance(value, dict):
         kind = type(value).__name__
-        return {"vi": f"cần một object {{...}}, nhưng đây là {kind}", "en": f"expected an object, got {kind}"}
+        return Translated("expected an object, got {kind}", kind=kind)
     for name in columns:
         if name not in value:
             near = _near(name, [str(key) for key in value if key not in columns])
-            return {
-                "vi": f"thiếu khóa {name!r}" + (f" (viết nhầm thành {near!r}?)" if near else ""),
-                "en": f"the key {name!r} is missing" + (f" (misspelt as {near!r}?)" if near else ""),
-            }
+            if near:
+                return Translated("the key {name!r} is missing (misspelt as {near!r}?)", name=name, near=near)
+            return Translated("the key {name!r} is missing", name=name)
         cell = value[name]
         if not isinstance(cell, str):
             kind = type(cell).__name__
-            return {
-                "vi": f"{name!r} phải là chuỗi (str), nhưng lại là {kind}",
-                "en": f"{name!r} must be a string, but is {kind}",
-            }
+            return Translated("{name!r} must be a string, but is {kind}", name=name, kind=kind)
         if not cell.strip():
-            return {"vi": f"{name!r} để trống", "en": f"{name!r} is empty"}
+            return Translated("{name!r} is empty", name=name)
         if any("\ud800" <= letter <= "\udfff" for letter in cell):  # JSON allows it, UTF-8 and Arrow do not
-            return {
-                "vi": f"{name!r} chứa nửa ký tự Unicode (surrogate lẻ)",
-                "en": f"{name!r} holds half a Unicode character (a lone surrogate)",
-            }
+            return Translated("{name!r} holds half a Unicode character (a lone surrogate)", name=name)
     return None
 
 
@@ -222,15 +210,12 @@ def _check_columns(file: str, found: list[Found], columns: Sequence[str]) -> tup
             continue
         near = _near(name, [str(key) for key in present])
         renamed = tuple(near if column == name else column for column in columns)
-        cure_vi = "Hãy truyền columns=(...) với tên cột có thật."
-        cure_en = "Pass columns=(...) with names that exist."
+        cure = Translated("Pass columns=(...) with names that exist.")
         if near:
-            cure_vi = f"Có phải bạn muốn cột {near!r}? Hãy truyền columns={renamed}."
-            cure_en = f"Did you mean {near!r}? Pass columns={renamed}."
-        names = ", ".join(map(str, present))
+            cure = Translated("Did you mean {near!r}? Pass columns={renamed}.", near=near, renamed=renamed)
         raise LessonError(
-            vi=f"{file}: không dòng nào có cột {name!r}. Các cột đang có: {names}. {cure_vi}",
-            en=f"{file}: no row has the column {name!r}. Columns there: {names}. {cure_en}",
+            "{file}: no row has the column {name!r}. Columns there: {names}. {cure}",
+            file=file, name=name, names=", ".join(map(str, present)), cure=cure,
         )
     return tuple(str(key) for key in present if key not in columns)
 
@@ -250,19 +235,18 @@ def _open(source: Any, split: str | None, revision: str | None) -> tuple[str, li
         parse = {".jsonl": _jsonl, ".json": _json, ".csv": _csv}.get(suffix)
         if parse is None:
             raise LessonError(
-                vi=f"{path.name}: không biết đọc loại tệp {suffix!r}. Đọc được: {', '.join(SUFFIXES)}.",
-                en=f"{path.name}: cannot tell how to read {suffix!r}. Readable: {', '.join(SUFFIXES)}.",
+                "{name}: cannot tell how to read {suffix!r}. Readable: {suffixes}.",
+                name=path.name, suffix=suffix, suffixes=", ".join(_SUFFIXES),
             )
         return path.name, list(parse(path.name, _decode(path)))
-    if HUB_NAME.fullmatch(str(source)) and suffix not in SUFFIXES:
+    if _HUB_NAME.fullmatch(str(source)) and suffix not in _SUFFIXES:
         return str(source), _of_dataset(_load_hub(str(source), revision), split, str(source))
     beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     near = _near(path.name, beside)
+    if near:
+        raise LessonError("There is no file {source}. Did you mean {near!r}?", source=source, near=near)
     raise LessonError(
-        vi=f"Không thấy tệp {source}. "
-        + (f"Có phải bạn muốn {near!r}?" if near else "Hãy kiểm tra đường dẫn và thư mục đang đứng (%pwd)."),
-        en=f"There is no file {source}. "
-        + (f"Did you mean {near!r}?" if near else "Check the path and the working folder (%pwd)."),
+        "There is no file {source}. Check the path and the working folder (%pwd).", source=source
     )
 
 
@@ -276,11 +260,9 @@ def _decode(path: Path) -> str:
         looks = "UTF-16" if utf16 else "Windows-1258/1252"
         line = content[: error.start].count(b"\n") + 1
         raise LessonError(
-            vi=f"{path.name}, dòng {line}: byte 0x{content[error.start]:02X} không phải UTF-8; có vẻ tệp "
-            f"được lưu bằng {looks}. Hãy mở tệp bằng trình soạn thảo (hoặc Excel) và lưu lại với bảng mã "
-            "UTF-8.",
-            en=f"{path.name}, line {line}: byte 0x{content[error.start]:02X} is not UTF-8; the file looks "
-            f"like {looks}. Open it in an editor (or Excel) and save it again as UTF-8.",
+            "{name}, line {line}: byte 0x{content:02X} is not UTF-8; the file looks like {looks}. Open it "
+            "in an editor (or Excel) and save it again as UTF-8.",
+            name=path.name, line=line, content=content[error.start], looks=looks,
         ) from error
 
 
@@ -291,16 +273,16 @@ def _jsonl(file: str, content: str) -> Iterator[Found]:
         raw = raw.removesuffix("\r")
         stripped = raw.lstrip("\ufeff").strip()  # files with a BOM, joined by `cat`, leave one inside
         if not stripped:
-            yield number, _Broken({"vi": "dòng trống", "en": "the line is blank"}), raw
+            yield number, _Broken(Translated("the line is blank")), raw
             continue
         try:
             yield number, json.loads(stripped), raw
         except json.JSONDecodeError as error:
             place = f"{error.colno}: {error.msg}"
-            why = {"vi": f"JSON hỏng ở cột {place}", "en": f"broken JSON at column {place}"}
+            why = Translated("broken JSON at column {place}", place=place)
             yield number, _Broken(why), raw
         except (ValueError, RecursionError) as error:  # an integer of thousands of digits, or nested too deep
-            why = {"vi": f"JSON không đọc được: {error}", "en": f"unreadable JSON: {error}"}
+            why = Translated("unreadable JSON: {error}", error=error)
             yield number, _Broken(why), raw
 
 
@@ -311,19 +293,16 @@ def _json(file: str, content: str) -> Iterator[Found]:
         whole = json.loads(content)
     except (ValueError, RecursionError) as error:
         extra = isinstance(error, json.JSONDecodeError) and error.msg == "Extra data"
-        cure_vi, cure_en = "Hãy sửa chỗ đó rồi đọc lại.", "Mend that place and read again."
+        cure = Translated("Mend that place and read again.")
         if extra:
-            cure_vi = "Tệp này có vẻ là JSON Lines: hãy đổi đuôi thành .jsonl."
-            cure_en = "It looks like JSON Lines: rename it to .jsonl."
-        raise LessonError(
-            vi=f"{file}: JSON hỏng: {error}. {cure_vi}", en=f"{file}: broken JSON: {error}. {cure_en}"
-        ) from error
+            cure = Translated("It looks like JSON Lines: rename it to .jsonl.")
+        broken = LessonError("{file}: broken JSON: {error}. {cure}", file=file, error=error, cure=cure)
+        raise broken from error
     if not isinstance(whole, list):
         raise LessonError(
-            vi=f"{file}: cần một mảng [{{...}}, {{...}}], nhưng ngoài cùng lại là {type(whole).__name__}. "
-            "Nếu mảng nằm trong một khóa, hãy lưu riêng mảng đó ra tệp.",
-            en=f"{file}: expected an array [{{...}}, {{...}}], but the outermost value is "
-            f"{type(whole).__name__}. If the array lies under a key, save that array to a file.",
+            "{file}: expected an array [{{...}}, {{...}}], but the outermost value is {name}. If the array "
+            "lies under a key, save that array to a file.",
+            file=file, name=type(whole).__name__,
         )
     for number, value in enumerate(whole, start=1):
         yield number, value, json.dumps(value, ensure_ascii=False)
@@ -339,17 +318,16 @@ def _csv(file: str, content: str) -> Iterator[Found]:
             line, cells = reader.line_num, len(row)
             raw = delimiter.join(str(cell) for cell in row.values() if cell is not None)
             if None in row:  # DictReader's place for cells beyond the header
-                why = {
-                    "vi": f"nhiều ô hơn {cells - 1} cột của dòng tiêu đề (dấu phân cách ngoài ngoặc kép?)",
-                    "en": f"more cells than the header's {cells - 1} (a separator outside quotes?)",
-                }
+                why = Translated(
+                    "more cells than the header's {cells} (a separator outside quotes?)", cells=cells - 1,
+                )
                 yield line, _Broken(why), raw
             else:
                 yield line, {name: cell for name, cell in row.items() if cell is not None}, raw
     except csv.Error as error:
         raise LessonError(
-            vi=f"{file}, gần dòng {line + 1}: CSV hỏng: {error}. Hãy kiểm tra dấu ngoặc kép ở quanh dòng đó.",
-            en=f"{file}, near line {line + 1}: broken CSV: {error}. Check the quotes around that line.",
+            "{file}, near line {line}: broken CSV: {error}. Check the quotes around that line.",
+            file=file, line=line + 1, error=error,
         ) from error
 
 
@@ -361,9 +339,8 @@ def _parquet(path: Path) -> list[Found]:
         rows = pyarrow.parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise LessonError(
-            vi=f"{path.name} không phải tệp Parquet hợp lệ, hoặc đã hỏng: {error}. Hãy tải hoặc xuất lại "
-            "tệp.",
-            en=f"{path.name} is not a sound Parquet file: {error}. Download or export it again.",
+            "{name} is not a sound Parquet file: {error}. Download or export it again.",
+            name=path.name, error=error,
         ) from error
     return [(number, row, str(row)) for number, row in enumerate(rows, start=1)]
 
@@ -374,13 +351,11 @@ def _load_folder(path: Path) -> Any:
     try:
         return load_from_disk(str(path))
     except (FileNotFoundError, ValueError) as error:
-        inside = ", ".join(sorted(p.name for p in path.iterdir() if p.suffix in SUFFIXES)) or "-"
+        inside = ", ".join(sorted(p.name for p in path.iterdir() if p.suffix in _SUFFIXES)) or "-"
         raise LessonError(
-            vi=f"Thư mục {path.name} không phải do save_to_disk tạo ra. Tệp đọc được bên trong: {inside}. "
-            "Hãy đưa "
-            "đường dẫn của một tệp.",
-            en=f"The folder {path.name} was not written by save_to_disk. Readable files inside: {inside}. "
-            "Give the path of one file.",
+            "The folder {name} was not written by save_to_disk. Readable files inside: {inside}. Give the "
+            "path of one file.",
+            name=path.name, inside=inside,
         ) from error
 
 
@@ -391,12 +366,10 @@ def _load_hub(name: str, revision: str | None) -> Any:
         return load_dataset(name, revision=revision)
     except Exception as error:  # many kinds: not found, gated, offline, a broken repository
         raise LessonError(
-            vi=f"Không có tệp {name}, và Hugging Face Hub cũng không cho tải dataset {name!r} "
-            f"(revision {revision or 'main'}): {type(error).__name__}: {error}. Hãy kiểm tra tên, mạng, và "
-            "quyền truy cập nếu dataset yêu cầu chấp thuận.",
-            en=f"There is no file {name}, and the Hugging Face Hub did not give the dataset {name!r} "
-            f"(revision {revision or 'main'}): {type(error).__name__}: {error}. Check the name, the network, "
-            "and your access if the dataset is gated.",
+            "There is no file {name}, and the Hugging Face Hub did not give the dataset {name!r} (revision "
+            "{revision}): {name2}: {error}. Check the name, the network, and your access if the dataset is "
+            "gated.",
+            name=name, revision=revision or "main", name2=type(error).__name__, error=error,
         ) from error
 
 
@@ -409,17 +382,16 @@ def _of_dataset(dataset: Any, split: str | None, name: str) -> list[Found]:
         if split not in dataset:
             known = ", ".join(dataset)
             raise LessonError(
-                vi=f"{name}: cần chọn một trong các split: {known}; đang nhận split={split!r}.",
-                en=f"{name}: choose one of its splits: {known}; got split={split!r}.",
+                "{name}: choose one of its splits: {known}; got split={split!r}.",
+                name=name, known=known, split=split,
             )
         dataset = dataset[split]
     else:
         _no_split(name, split)
     if not isinstance(dataset, Dataset):
         raise LessonError(
-            vi=f"Không đọc được {type(dataset).__name__}. Hãy đưa đường dẫn, Dataset, DatasetDict hoặc tên "
-            "trên Hub.",
-            en=f"Cannot read {type(dataset).__name__}. Give a path, a Dataset, a DatasetDict or a hub name.",
+            "Cannot read {name}. Give a path, a Dataset, a DatasetDict or a hub name.",
+            name=type(dataset).__name__,
         )
     return [(number, dict(row), str(row)) for number, row in enumerate(dataset, start=1)]
 
@@ -427,8 +399,8 @@ def _of_dataset(dataset: Any, split: str | None, name: str) -> list[Found]:
 def _no_split(name: str, split: str | None) -> None:
     if split is not None:
         raise LessonError(
-            vi=f"{name} không chia split, nên không có split={split!r}. Hãy bỏ tham số split.",
-            en=f"{name} has no splits, so there is no split={split!r}. Leave the argument out.",
+            "{name} has no splits, so there is no split={split!r}. Leave the argument out.",
+            name=name, split=split,
         )
 
 

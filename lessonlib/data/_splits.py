@@ -1,36 +1,29 @@
 """From files to splits: reads, cleans and splits questions and answers; takes rows of datasets on the Hub.
 
-`read` (`_reading`) and `clean` (`_cleaning`) are reached from here too, so that a lesson
-imports one module. Nothing is dropped silently: rows that cannot be read are in `read`'s second result, rows
-that a step took out are in the `CleaningReport`.
+Nothing is dropped silently: rows that cannot be read are in the second result of `read` (`_reading`), rows
+that a step of `clean` (`_cleaning`) took out are in the `CleaningReport`.
 """
 
 import json
-import random
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lessonlib.data._cleaning import REDACT, STEPS, CleaningReport, Step, clean
-from lessonlib.data._reading import LINE, Problem, Records, read
+from lessonlib.data._reading import LINE, read
 from lessonlib.models._hub_errors import explained
 from lessonlib.runtime._detect import headless
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, tr
 from lessonlib.runtime._paths import dataset_dir
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-__all__ = [
-    "LINE", "REDACT", "SPLITS", "STEPS", "CleaningReport", "Problem", "Records", "Step",
-    "clean", "from_hub", "load_chats", "load_splits", "read", "split_by_group", "whole_commit",
-]  # fmt: skip
 
 # What the splits of a shipped dataset are for: to learn from, to choose settings by, and to measure learnt
 # facts in new words and facts never learnt.
-SPLITS = ("train", "validation", "new_wordings", "unseen_facts")
+_SPLITS = ("train", "validation", "new_wordings", "unseen_facts")
 
 
 def load_splits(name: str) -> "DatasetDict":
@@ -40,7 +33,7 @@ def load_splits(name: str) -> "DatasetDict":
         name: the dataset, such as "ai_qa_vi".
 
     Returns:
-        DatasetDict with the splits of SPLITS; columns id (of the fact), question, answer.
+        DatasetDict with the splits of _SPLITS; columns id (of the fact), question, answer.
 
     Raises:
         LessonError: no such dataset; a split's file is missing or has an unusable row; a question stands in
@@ -51,13 +44,13 @@ def load_splits(name: str) -> "DatasetDict":
 
     folder = dataset_dir(name)
     splits = DatasetDict()
-    for split in SPLITS:
+    for split in _SPLITS:
         rows = read(folder / f"{split}.jsonl", columns=("id", "question", "answer"), on_error="raise").rows
         splits[split] = rows.remove_columns(LINE)
 
     learnt = set(splits["train"]["id"])
     asked: dict[str, str] = {}
-    for split in SPLITS:
+    for split in _SPLITS:
         for row in splits[split]:
             fact, question = row["id"], row["question"]
             if (earlier := asked.setdefault(question, split)) != split:
@@ -110,79 +103,22 @@ def _chat_rows(path: Path) -> list[dict[str, Any]]:
                 raise TypeError("id, messages")
         except (ValueError, KeyError, TypeError) as problem:
             raise LessonError(
-                vi=f"{path}, dòng {number}: cần một đối tượng JSON có 'id' và 'messages' ({problem!r}). Hãy "
-                "lấy lại bản gốc của data/.",
-                en=f"{path}, line {number}: needs a JSON object with 'id' and 'messages' ({problem!r}). "
-                "Fetch data/ again.",
+                "{path}, line {number}: needs a JSON object with 'id' and 'messages' ({problem!r}). Fetch "
+                "data/ again.",
+                path=path, number=number, problem=problem,
             ) from problem
         rows.append(row)
     if not rows:
-        raise LessonError(
-            vi=f"{path} không có hội thoại nào. Hãy lấy lại bản gốc của data/.",
-            en=f"{path} holds no conversation. Fetch data/ again.",
-        )
+        raise LessonError("{path} holds no conversation. Fetch data/ again.", path=path)
     return rows
 
 
 def _leak(name: str, where: str) -> LessonError:
     return LessonError(
-        vi=f"Các split của {name} không còn tách bạch ({where}), nên điểm đo trên đó sẽ sai. Tệp đã bị sửa: "
-        "hãy lấy lại bản gốc của data/.",
-        en=f"The splits of {name} are no longer kept apart ({where}), so scores on them would be wrong. The "
+        "The splits of {name} are no longer kept apart ({where}), so scores on them would be wrong. The "
         "files were changed: fetch data/ again.",
+        name=name, where=where,
     )
-
-
-def split_by_group(
-    dataset: "Dataset", group_column: str, fractions: Mapping[str, float], *, seed: int = 0
-) -> "DatasetDict":
-    """Split so that the rows of a group (say, the wordings of one fact) stay together: nothing leaks.
-
-    Args:
-        dataset: the rows.
-        group_column: the column that says which rows belong together.
-        fractions: each split's name and its share of the groups; they add up to 1.
-        seed: of the shuffle; the same seed gives the same split, whatever the order of the rows.
-
-    Returns:
-        DatasetDict with one split for each name; rows keep their order.
-
-    Raises:
-        LessonError: no such column; the fractions do not add up to 1; a split would be empty.
-    """
-    from datasets import DatasetDict
-
-    if group_column not in dataset.column_names:
-        names = ", ".join(dataset.column_names)
-        raise LessonError(
-            vi=f"Không có cột {group_column!r} để gom nhóm. Các cột: {names}.",
-            en=f"There is no column {group_column!r} to group by. Columns: {names}.",
-        )
-    if abs(sum(fractions.values()) - 1) > 1e-6 or min(fractions.values(), default=0) <= 0:
-        raise LessonError(
-            vi=f"Các tỉ lệ {dict(fractions)} phải dương và có tổng bằng 1.",
-            en=f"The fractions {dict(fractions)} must be positive and add up to 1.",
-        )
-    groups = sorted(set(dataset[group_column]), key=str)
-    random.Random(seed).shuffle(groups)
-
-    split_of: dict[object, str] = {}
-    reached, start = 0.0, 0
-    for split, share in fractions.items():
-        reached += share
-        end = round(reached * len(groups))
-        if end == start:
-            raise LessonError(
-                vi=f"Split {split!r} sẽ rỗng: chỉ có {len(groups)} nhóm. Hãy tăng tỉ lệ hoặc thêm dữ liệu.",
-                en=f"The split {split!r} would be empty: there are only {len(groups)} groups. Raise its "
-                "fraction or add data.",
-            )
-        split_of.update(dict.fromkeys(groups[start:end], split))
-        start = end
-    rows: dict[str, list[int]] = {split: [] for split in fractions}
-    for place, group in enumerate(dataset[group_column]):
-        rows[split_of[group]].append(place)
-    return DatasetDict({split: dataset.select(places) for split, places in rows.items()})
 
 
 def from_hub(
@@ -223,29 +159,26 @@ def from_hub(
     except (FileNotFoundError, RuntimeError, ValueError) as problem:
         # no data files; rows that a script makes; no such split, or several configurations
         raise explained(problem, where) or LessonError(
-            vi=f"Không mở được {where} (split {split!r}): {problem}. Xem https://huggingface.co/{where}.",
-            en=f"{where} cannot be opened (split {split!r}): {problem}. See https://huggingface.co/{where}.",
+            "{where} cannot be opened (split {split!r}): {problem}. See https://huggingface.co/{where}.",
+            where=where, split=split, problem=problem,
         ) from problem
     except Exception as problem:
         if known := explained(problem, where):
             raise known from problem
         raise
     if not taken:
-        raise LessonError(
-            vi=f"Split {split!r} của {where} không có dòng nào.",
-            en=f"The split {split!r} of {where} has no rows.",
-        )
+        raise LessonError("The split {split!r} of {where} has no rows.", split=split, where=where)
     for name in columns or ():
         if name not in taken[0]:
             raise LessonError(
-                vi=f"{where} không có cột {name!r}. Các cột: {', '.join(taken[0])}.",
-                en=f"{where} has no column {name!r}. Columns: {', '.join(taken[0])}.",
+                "{where} has no column {name!r}. Columns: {taken}.",
+                where=where, name=name, taken=", ".join(taken[0]),
             )
     if len(taken) < rows:
         warnings.warn(
-            text(
-                vi=f"Split {split!r} của {where} chỉ có {len(taken)} dòng, ít hơn {rows} dòng được yêu cầu.",
-                en=f"The split {split!r} of {where} has {len(taken)} rows only, not the {rows} asked for.",
+            tr(
+                "The split {split!r} of {where} has {count} rows only, not the {rows} asked for.",
+                split=split, where=where, count=len(taken), rows=rows,
             ),
             stacklevel=2,
         )
@@ -276,9 +209,8 @@ def whole_commit(hub_id: str, begins: str) -> str:
     _check_hub_id(hub_id)
     if not re.fullmatch(r"[0-9a-f]{7,40}", begins):
         raise LessonError(
-            vi=f"begins={begins!r}: cần 7 đến 40 chữ số hex đầu của một commit, ví dụ 'ee5bf6e'.",
-            en=f"begins={begins!r}: give the first 7 to 40 hexadecimal digits of a commit, such as "
-            "'ee5bf6e'.",
+            "begins={begins!r}: give the first 7 to 40 hexadecimal digits of a commit, such as 'ee5bf6e'.",
+            begins=begins,
         )
     if len(begins) == 40:
         return begins
@@ -293,10 +225,9 @@ def whole_commit(hub_id: str, begins: str) -> str:
     if len(found) != 1:
         page = f"https://huggingface.co/{where}/commits/main"
         raise LessonError(
-            vi=f"{where}: {len(found)} trong {len(listed)} commit bắt đầu bằng {begins}, cần đúng một. Lịch "
-            f"sử có thể đã bị viết lại: xem {page}, rồi ghim một commit đầy đủ.",
-            en=f"{where}: {len(found)} of {len(listed)} commits begin with {begins}, and it should be one. "
-            f"The history may have been rewritten: look at {page}, then pin a whole commit.",
+            "{where}: {count} of {count2} commits begin with {begins}, and it should be one. The history "
+            "may have been rewritten: look at {page}, then pin a whole commit.",
+            where=where, count=len(found), count2=len(listed), begins=begins, page=page,
         )
     return found[0]
 
@@ -304,10 +235,9 @@ def whole_commit(hub_id: str, begins: str) -> str:
 def _check_hub_id(hub_id: str) -> None:
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", hub_id):
         raise LessonError(
-            vi=f"{hub_id!r} không phải là tên dataset trên Hub. Hãy viết 'chủ/tên', ví dụ "
+            "{hub_id!r} is no dataset on the Hub. Write 'owner/name', such as "
             "'HuggingFaceH4/ultrachat_200k'.",
-            en=f"{hub_id!r} is no dataset on the Hub. Write 'owner/name', such as "
-            "'HuggingFaceH4/ultrachat_200k'.",
+            hub_id=hub_id,
         )
 
 
@@ -315,15 +245,10 @@ def _check_hub_arguments(hub_id: str, revision: str, rows: int) -> None:
     _check_hub_id(hub_id)
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise LessonError(
-            vi=f"revision={revision!r} không phải là một commit (40 chữ số hex). Nội dung của một nhánh như "
-            "'main' có thể đổi bất cứ lúc nào. Hãy chép mã commit đầy đủ từ "
-            f"https://huggingface.co/datasets/{hub_id}/commits/main.",
-            en=f"revision={revision!r} is no commit (40 hexadecimal digits). What a branch such as 'main' "
-            "holds can change any day. Copy the full commit from "
-            f"https://huggingface.co/datasets/{hub_id}/commits/main.",
+            "revision={revision!r} is no commit (40 hexadecimal digits). What a branch such as 'main' holds "
+            "can change any day. Copy the full commit from "
+            "https://huggingface.co/datasets/{hub_id}/commits/main.",
+            revision=revision, hub_id=hub_id,
         )
     if rows < 1:
-        raise LessonError(
-            vi=f"rows={rows}: phải lấy ít nhất một dòng.",
-            en=f"rows={rows}: take at least one row.",
-        )
+        raise LessonError("rows={rows}: take at least one row.", rows=rows)

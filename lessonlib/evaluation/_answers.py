@@ -1,4 +1,4 @@
-"""Asks a model and measures its loss; the scores of its answers come from `lessonlib.scoring`.
+"""Asks a model and measures its loss; the scores of its answers come from `_scoring`.
 
 It knows nothing of how a model was trained, nor of where the questions come from: it takes a transformers (or
 PEFT) model with lists of strings or an encoded dataset, and gives back strings and numbers.
@@ -9,25 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
-from lessonlib.evaluation._likelihood import compare_perplexity, perplexity_of
-from lessonlib.evaluation._scoring import (
-    METRICS,
-    Score,
-    by,
-    chrf,
-    compare,
-    exact_match,
-    mean_score,
-    normalise,
-    rouge_l,
-    save_metrics,
-    score,
-    slots_copied,
-    table,
-    token_f1,
-)
 from lessonlib.formatting._chat import answer_opening
-from lessonlib.formatting._rows import IGNORED
+from lessonlib.formatting._text_column import IGNORED
 from lessonlib.runtime._language import LessonError
 
 if TYPE_CHECKING:
@@ -35,33 +18,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# A lesson needs one import for all of evaluation.
-__all__ = [
-    "METRICS",
-    "Score",
-    "answer_loss",
-    "answer_losses",
-    "answers",
-    "by",
-    "chrf",
-    "compare",
-    "compare_perplexity",
-    "continuations",
-    "exact_match",
-    "inference",
-    "mean_score",
-    "normalise",
-    "perplexity",
-    "perplexity_of",
-    "prompt_ids",
-    "rouge_l",
-    "save_metrics",
-    "score",
-    "slots_copied",
-    "stop_ids",
-    "table",
-    "token_f1",
-]
 
 
 @contextmanager
@@ -98,7 +54,7 @@ def answers(
         model: a causal language model, or a PeftModel around one.
         tokenizer: its tokenizer; neither its padding side nor its pad token matters or is changed.
         prompts: the texts to continue, without white space at their end unless a chat template wrote it
-            (`chat.prompts`).
+            (`formatting.chat_prompts`).
         max_new_tokens: where an answer is cut if no end-of-sequence token came before.
         batch_size: prompts in one forward pass; lower it when memory runs out.
 
@@ -179,25 +135,19 @@ def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str]) -> 
         LessonError: as `answers`.
     """
     if isinstance(prompts, str):
-        raise LessonError(
-            vi="`prompts` phải là một danh sách câu, không phải một chuỗi. Hãy viết [prompt].",
-            en="`prompts` must be a list of texts, not one text. Write [prompt].",
-        )
+        raise LessonError("`prompts` must be a list of texts, not one text. Write [prompt].")
     header = answer_opening(tokenizer) if any(prompt != prompt.rstrip() for prompt in prompts) else ""
     for row, prompt in enumerate(prompts):
         if not prompt.strip():
             raise LessonError(
-                vi=f"Prompt ở dòng {row} rỗng. Hãy bỏ dòng này hoặc điền câu hỏi.",
-                en=f"The prompt in row {row} is empty. Drop the row or fill in the question.",
+                "The prompt in row {row} is empty. Drop the row or fill in the question.", row=row,
             )
         if prompt != prompt.rstrip() and not (header and prompt.endswith(header)):
             raise LessonError(
-                vi=f"Prompt ở dòng {row} có khoảng trắng ở cuối: {prompt[-20:]!r}. Lúc huấn luyện, khoảng "
-                "trắng này thuộc token đầu tiên của câu trả lời; để nó ở cuối prompt thì mô hình gặp một "
-                "chuỗi token chưa từng thấy. Hãy dùng prompt.rstrip().",
-                en=f"The prompt in row {row} ends in white space: {prompt[-20:]!r}. In training that space "
-                "was part of the answer's first token; left here it gives tokens that the model never saw "
-                "at this place. Use prompt.rstrip().",
+                "The prompt in row {row} ends in white space: {prompt!r}. In training that space was part "
+                "of the answer's first token; left here it gives tokens that the model never saw at this "
+                "place. Use prompt.rstrip().",
+                row=row, prompt=prompt[-20:],
             )
     bos = tokenizer.bos_token
     # A chat template has written the BOS already: adding it again would show the model two.
@@ -214,10 +164,8 @@ def stop_ids(own: Any, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     stops = [token for token in dict.fromkeys([tokenizer.eos_token_id, *listed]) if token is not None]
     if not stops:
         raise LessonError(
-            vi="Tokenizer không có token kết thúc (EOS), nên mô hình không biết dừng ở đâu. "
-            "Hãy đặt tokenizer.eos_token theo thẻ mô hình.",
-            en="The tokenizer has no end-of-sequence token, so an answer could not end. "
-            "Set tokenizer.eos_token as the model's card says.",
+            "The tokenizer has no end-of-sequence token, so an answer could not end. Set "
+            "tokenizer.eos_token as the model's card says.",
         )
     return stops
 
@@ -239,30 +187,6 @@ def answer_loss(model: "PreTrainedModel", encoded_dataset: "Dataset", *, batch_s
     """
     losses = answer_losses(model, encoded_dataset, batch_size=batch_size)
     return float(losses["nats"].sum() / losses["tokens"].sum())
-
-
-def perplexity(
-    model: "PreTrainedModel",
-    encoded_dataset: "Dataset",
-    *,
-    groups: Sequence[Any] | None = None,
-    batch_size: int = 16,
-) -> Score:
-    """exp(`answer_loss`) with a 95% interval over groups, as `likelihood.perplexity_of` explains.
-
-    To compare models, keep the `answer_losses` of each and give them to `compare_perplexity`.
-
-    Args:
-        model, encoded_dataset, batch_size: as in `answer_losses`.
-        groups: for each row what it belongs to, such as the intent or the fact; None: each is its own group.
-
-    Returns:
-        A `Score`: mean is the perplexity, low and high the interval, n the number of groups.
-
-    Raises:
-        LessonError: as `answer_losses`; groups of another length than the dataset.
-    """
-    return perplexity_of(answer_losses(model, encoded_dataset, batch_size=batch_size), groups=groups)
 
 
 def answer_losses(
@@ -319,16 +243,12 @@ def answer_losses(
                 nats[number], tokens[number] = part.sum().item(), len(part)
     if not any(tokens):
         raise LessonError(
-            vi="Không có token nào được tính loss: tập dữ liệu rỗng hoặc mọi nhãn đều là -100. "
-            "Hãy xem lại bước mã hóa (formatting.encode) và max_length.",
-            en="No token carries loss: the dataset is empty or every label is -100. "
-            "Look again at the encoding (formatting.encode) and at max_length.",
+            "No token carries loss: the dataset is empty or every label is -100. Look again at the encoding "
+            "(formatting.encode) and at max_length.",
         )
     if not all(map(math.isfinite, nats)):
         raise LessonError(
-            vi="Loss là NaN hoặc vô cực: trọng số đã hỏng, hoặc fp16 bị tràn số. Hãy nạp lại checkpoint gần "
-            "nhất còn tốt, giảm learning rate, hoặc tính bằng float32.",
-            en="The loss is NaN or infinite: the weights are broken, or fp16 overflowed. Load the last good "
+            "The loss is NaN or infinite: the weights are broken, or fp16 overflowed. Load the last good "
             "checkpoint, lower the learning rate, or compute in float32.",
         )
     return pd.DataFrame({"nats": nats, "tokens": tokens})

@@ -49,7 +49,7 @@ def compare_perplexity(
     *,
     groups: Mapping[str, Sequence[Any]] | None = None,
 ) -> "pd.DataFrame":
-    """The perplexities of several models on several splits, in the form of `scoring.compare`.
+    """The perplexities of several models on several splits, in the form of `evaluation.compare`.
 
     With two models or more a last entry named "last / first" holds the ratio of the perplexities with its
     interval: below 1 the last model is the better one. It is paired: each bootstrap sample takes the same
@@ -61,7 +61,7 @@ def compare_perplexity(
         groups: split name -> group of each answer, as for `perplexity_of`.
 
     Returns:
-        A DataFrame for `scoring.table`: a row for each split, columns (model, "mean" | "low" | "high" | "n").
+        A DataFrame for `table`: a row for each split, columns (model, "mean" | "low" | "high" | "n").
 
     Raises:
         LessonError: no model; models or groups with other splits, other answers (told by their number of
@@ -70,28 +70,22 @@ def compare_perplexity(
     import numpy as np
 
     if not results:
-        raise LessonError(
-            vi="Chưa có mô hình nào để so sánh. Hãy truyền vào {'base': {...}, 'tuned': {...}}.",
-            en="There is no model to compare. Pass {'base': {...}, 'tuned': {...}}.",
-        )
+        raise LessonError("There is no model to compare. Pass {'base': {...}, 'tuned': {...}}.")
     first, last = next(iter(results)), list(results)[-1]
     for what, by_split in [*results.items(), *([("groups", groups)] if groups is not None else [])]:
         if set(by_split) != set(results[first]):
             raise LessonError(
-                vi=f"{what!r} có các tập {sorted(by_split)}, nhưng {first!r} có {sorted(results[first])}. "
-                "Hãy đo cùng những tập đó.",
-                en=f"{what!r} has the splits {sorted(by_split)}, but {first!r} has {sorted(results[first])}. "
-                "Measure the same splits.",
+                "{what!r} has the splits {by_split}, but {first!r} has {results}. Measure the same splits.",
+                what=what, by_split=sorted(by_split), first=first, results=sorted(results[first]),
             )
     rows = {}
     for split, its in results[first].items():
         for name in results:
             if list(results[name][split]["tokens"]) != list(its["tokens"]):
                 raise LessonError(
-                    vi=f"Tập {split!r}: {first!r} và {name!r} không được đo trên cùng các câu trả lời (số "
-                    "token khác nhau). Hãy dùng cùng một dữ liệu đã mã hóa cho cả hai.",
-                    en=f"Split {split!r}: {first!r} and {name!r} were not measured on the same answers "
-                    "(their numbers of tokens differ). Use the same encoded rows for both.",
+                    "Split {split!r}: {first!r} and {name!r} were not measured on the same answers (their "
+                    "numbers of tokens differ). Use the same encoded rows for both.",
+                    split=split, first=first, name=name,
                 )
         of_split = None if groups is None else groups[split]
         scores = {name: perplexity_of(by[split], groups=of_split) for name, by in results.items()}
@@ -110,8 +104,8 @@ def _sums(losses: "pd.DataFrame", groups: Sequence[Any] | None) -> "np.ndarray":
 
     if groups is not None and len(groups) != len(losses):
         raise LessonError(
-            vi=f"Có {len(losses)} câu trả lời nhưng {len(groups)} nhóm. Hãy truyền nhóm của từng dòng.",
-            en=f"There are {len(losses)} answers but {len(groups)} groups. Pass the group of each row.",
+            "There are {count} answers but {count2} groups. Pass the group of each row.",
+            count=len(losses), count2=len(groups),
         )
     gathered: dict[Any, list[float]] = {}
     keys = range(len(losses)) if groups is None else groups
@@ -121,10 +115,7 @@ def _sums(losses: "pd.DataFrame", groups: Sequence[Any] | None) -> "np.ndarray":
             of_group[0] += nats
             of_group[1] += tokens
     if not gathered:
-        raise LessonError(
-            vi="Không có câu trả lời nào để đo. Hãy xem lại tập dữ liệu.",
-            en="There is no answer to measure. Look again at the split.",
-        )
+        raise LessonError("There is no answer to measure. Look again at the split.")
     return np.array(list(gathered.values()))
 
 

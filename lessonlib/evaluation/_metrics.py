@@ -1,7 +1,7 @@
 """How right an answer is: a number from 0 to 1 for each, by one of several measures.
 
 It takes lists of strings and gives back lists of numbers, one for each answer. Means, intervals and tables
-are the work of `lessonlib.scoring`, through which these are reached.
+are the work of `_scoring`, through which these are reached.
 """
 
 import math
@@ -128,7 +128,7 @@ def slots_copied(
             repeats (to "thanks for order #60229" it is enough to say "you are welcome").
 
     Returns:
-        A number from 0 to 1 for each answer; NaN where no value is asked for. `scoring.mean_score` passes
+        A number from 0 to 1 for each answer; NaN where no value is asked for. `mean_score` passes
         over those.
 
     Raises:
@@ -155,13 +155,9 @@ def check_lengths(predictions: Sequence[Any], references: Sequence[Any], groups:
     if len(set(counts)) > 1:
         listed = ", ".join(map(str, counts))
         raise LessonError(
-            vi=f"Số câu trả lời, số đáp án (và số nhóm) phải bằng nhau, nhưng đang là: {listed}. "
-            "Hãy kiểm tra xem chúng có lấy từ cùng một tập dữ liệu không.",
-            en=f"Predictions, references (and groups) must be equally many, but they are: {listed}. "
-            "Check that they come from the same split.",
+            "Predictions, references (and groups) must be equally many, but they are: {listed}. Check that "
+            "they come from the same split.",
+            listed=listed,
         )
     if not counts[0]:
-        raise LessonError(
-            vi="Không có câu trả lời nào để chấm: danh sách rỗng. Hãy xem lại tập dữ liệu.",
-            en="There is no answer to score: the list is empty. Look again at the split.",
-        )
+        raise LessonError("There is no answer to score: the list is empty. Look again at the split.")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lessonlib.evaluation._answers import continuations, inference, prompt_ids
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, tr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,19 +46,17 @@ class Parity:
         """One row for each thing compared."""
         import pandas as pd
 
-        yes, no = text(vi="có", en="yes"), text(vi="không", en="no")
+        yes, no = tr("yes"), tr("no")
         rows = {
-            text(vi="token id giống nhau", en="same token ids"): yes if self.same_token_ids else no,
-            text(vi="chênh lệch logit lớn nhất", en="largest logit difference"): f"{self.max_difference:.1e}",
-            text(vi="ngưỡng cho phép", en="tolerance"): f"{self.tolerance:.1e}",
-            text(vi="chênh lệch logit trung bình", en="mean logit difference"): f"{self.mean_difference:.1e}",
-            text(vi="cùng token đứng đầu", en="same top-1 token"): f"{self.top1:.2%} / {self.positions}",
-            text(vi="câu trả lời greedy giống hệt", en="equal greedy answer"): (
-                f"{self.greedy_equal} / {self.prompts}"
-            ),
-            text(vi="khớp nhau", en="in parity"): yes if self.ok else no,
+            tr("same token ids"): yes if self.same_token_ids else no,
+            tr("largest logit difference"): f"{self.max_difference:.1e}",
+            tr("tolerance"): f"{self.tolerance:.1e}",
+            tr("mean logit difference"): f"{self.mean_difference:.1e}",
+            tr("same top-1 token"): f"{self.top1:.2%} / {self.positions}",
+            tr("equal greedy answer"): (f"{self.greedy_equal} / {self.prompts}"),
+            tr("in parity"): yes if self.ok else no,
         }
-        return pd.DataFrame({text(vi="kết quả", en="result"): rows})
+        return pd.DataFrame({tr("result"): rows})
 
     def __str__(self) -> str:
         return self.table().to_string()
@@ -102,16 +100,11 @@ def parity(
 
     if first is second:
         raise LessonError(
-            vi="Hai mô hình là cùng một đối tượng, nên so sánh không chứng minh được gì. Hãy nạp lại mô hình "
-            "đã lưu bằng from_pretrained rồi so sánh.",
-            en="Both models are the same object, so comparing them proves nothing. Load the saved model with "
+            "Both models are the same object, so comparing them proves nothing. Load the saved model with "
             "from_pretrained and compare that.",
         )
     if not prompts:
-        raise LessonError(
-            vi="Cần ít nhất một prompt để so sánh hai mô hình.",
-            en="At least one prompt is needed to compare the models.",
-        )
+        raise LessonError("At least one prompt is needed to compare the models.")
     other = second_tokenizer or tokenizer
     asked = prompt_ids(tokenizer, prompts)
     said = continuations(first, tokenizer, prompts, max_new_tokens=max_new_tokens)
@@ -121,10 +114,9 @@ def parity(
         ones, others = (_logits(model, prompt + answer) for model in (first, second))  # (tokens, vocabulary)
         if ones.shape != others.shape:
             raise LessonError(
-                vi=f"Từ vựng của hai mô hình khác kích thước: {ones.shape[1]} và {others.shape[1]}. Chúng "
-                "không chung mô hình gốc, hoặc embedding đã bị đổi kích thước. Hãy nạp đúng mô hình gốc.",
-                en=f"The vocabularies differ in size: {ones.shape[1]} and {others.shape[1]}. The models do "
-                "not have the same base, or the embedding was resized. Load the right base.",
+                "The vocabularies differ in size: {shape} and {shape2}. The models do not have the same "
+                "base, or the embedding was resized. Load the right base.",
+                shape=ones.shape[1], shape2=others.shape[1],
             )
         apart = (ones - others).abs()
         worst = apart.max().item()
@@ -183,10 +175,7 @@ def packing_leak(model: "PreTrainedModel", rows: Iterable[Mapping[str, Any]]) ->
 
     ids = [list(row["input_ids"]) for row in rows]
     if len(ids) < 2:
-        raise LessonError(
-            vi="Cần ít nhất hai dòng để ghép chung (packing) rồi so sánh.",
-            en="It takes at least two rows to pack them together and compare.",
-        )
+        raise LessonError("It takes at least two rows to pack them together and compare.")
     inner: Any = getattr(model, "get_base_model", lambda: model)()
     packed: dict[str, list[int]] = {"input_ids": [token for row in ids for token in row]}
     if "position_ids" in inspect.signature(type(inner).forward).parameters:  # trl replaces the instance's

@@ -16,12 +16,6 @@ from typing import TYPE_CHECKING, Any
 from lessonlib.evaluation._metrics import (
     METRICS,
     check_lengths,
-    chrf,
-    exact_match,
-    normalise,
-    rouge_l,
-    slots_copied,
-    token_f1,
 )
 from lessonlib.runtime._language import LessonError
 
@@ -29,11 +23,6 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-__all__ = [
-    "METRICS", "RESAMPLES", "SEED", "Score", "bootstrap", "by", "chrf", "compare", "comparison_of",
-    "exact_match", "mean_score", "normalise", "rouge_l", "save_metrics", "score", "slots_copied", "table",
-    "token_f1", "wilson",
-]  # fmt: skip
 
 RESAMPLES = 2000  # bootstrap samples; the ends of a 95% interval then move by less than a point between seeds
 SEED = 0
@@ -58,39 +47,6 @@ class Score:
         return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def score(
-    predictions: Sequence[str],
-    references: Sequence[str],
-    *,
-    metric: str = "exact_match",
-    groups: Sequence[Any] | None = None,
-) -> Score:
-    """The mean of a metric with a 95% interval.
-
-    Wordings of one question stand or fall together, so they are not independent evidence: scores are averaged
-    within each group first, the mean is the mean of the groups, and the interval knows only of groups (Miller
-    2024, Adding Error Bars to Evals, arXiv:2411.00640).
-
-    - exact match: `wilson(mean, n)` with n groups. Right where a group is all right or all wrong, too wide
-      (on the safe side) where it is mixed. It stays honest at 0 and at 1.
-    - other metrics: `bootstrap` over the groups. With all groups equal its interval has no width, and below
-      about ten groups it is too narrow.
-
-    Args:
-        predictions: the model's answers.
-        references: the right answers.
-        metric: "exact_match", "token_f1", "chrf" or "rouge_l".
-        groups: for each answer what it belongs to, such as the fact's id; None: each answer is its own group.
-
-    Returns:
-        A `Score`.
-
-    Raises:
-        LessonError: unknown metric, no answers, lists of different lengths.
-    """
-    return _scored(_by_group(predictions, references, metric, groups), metric)
-
-
 def mean_score(values: Sequence[float], *, groups: Sequence[Any] | None = None) -> Score:
     """The mean of numbers that are there already, one for each answer, with its `bootstrap` interval.
 
@@ -99,7 +55,7 @@ def mean_score(values: Sequence[float], *, groups: Sequence[Any] | None = None) 
 
     Args:
         values: one number for each answer; answers with NaN are passed over.
-        groups: for each answer what it belongs to, as for `score`.
+        groups: for each answer what it belongs to, such as the fact's id; None: each is its own group.
 
     Returns:
         A `Score`, its `n` the number of groups with a number in them.
@@ -112,8 +68,8 @@ def mean_score(values: Sequence[float], *, groups: Sequence[Any] | None = None) 
     told = [(key, value) for key, value in zip(keys, values, strict=True) if not math.isnan(value)]
     if not told:
         raise LessonError(
-            vi=f"Cả {len(values)} giá trị đều là NaN: không câu trả lời nào có gì để chấm ở đây.",
-            en=f"All {len(values)} values are NaN: there is nothing to score in any of these answers.",
+            "All {count} values are NaN: there is nothing to score in any of these answers.",
+            count=len(values),
         )
     means = _group_means([value for _, value in told], [key for key, _ in told])
     return Score(float(means.mean()), *bootstrap(means), len(means))
@@ -131,14 +87,12 @@ def _by_group(
     if metric not in METRICS:
         near = get_close_matches(metric, METRICS, n=1)
         known = ", ".join(METRICS)
-        raise LessonError(
-            vi=f"Không có độ đo {metric!r}."
-            + (f" Có phải ý bạn là {near[0]!r}?" if near else "")
-            + f" Các độ đo có sẵn: {known}.",
-            en=f"There is no metric {metric!r}."
-            + (f" Did you mean {near[0]!r}?" if near else "")
-            + f" There are: {known}.",
-        )
+        if near:
+            raise LessonError(
+                "There is no metric {metric!r}. Did you mean {near!r}? There are: {known}.",
+                metric=metric, near=near[0], known=known,
+            )
+        raise LessonError("There is no metric {metric!r}. There are: {known}.", metric=metric, known=known)
     check_lengths(predictions, references, groups)
     return _group_means(METRICS[metric](predictions, references), groups)
 
@@ -194,6 +148,15 @@ def compare(
 ) -> "pd.DataFrame":
     """Several models on several splits, as numbers; `table` makes the same into text.
 
+    Wordings of one question stand or fall together, so they are not independent evidence: scores are averaged
+    within each group first, the mean is the mean of the groups, and the interval knows only of groups (Miller
+    2024, Adding Error Bars to Evals, arXiv:2411.00640).
+
+    - exact match: `wilson(mean, n)` with n groups. Right where a group is all right or all wrong, too wide
+      (on the safe side) where it is mixed. It stays honest at 0 and at 1.
+    - other metrics: `bootstrap` over the groups. With all groups equal its interval has no width, and below
+      about ten groups it is too narrow.
+
     With two models or more, a last entry named "last - first" holds the paired difference: per group the last
     model's score minus the first's, with the `bootstrap` interval of its mean. Pairing takes out what is hard
     for both (Koehn 2004, Statistical significance tests for machine translation evaluation). Where all groups
@@ -202,27 +165,25 @@ def compare(
     Args:
         results: model name -> split name -> answers, first the base, last the model in question.
         references: split name -> right answers; its order is the order of the rows.
-        metric: as for `score`.
-        groups: split name -> group of each answer, as for `score`.
+        metric: "exact_match", "token_f1", "chrf" or "rouge_l".
+        groups: split name -> for each answer what it belongs to, such as the fact's id; None: each answer is
+            its own group.
 
     Returns:
         A DataFrame: a row for each split, columns (model, "mean" | "low" | "high" | "n").
 
     Raises:
-        LessonError: no model, or a model whose splits are not those of `references`; and those of `score`.
+        LessonError: no model, or a model whose splits are not those of `references`; an unknown metric; no
+            answers; lists of different lengths.
     """
     if not results:
-        raise LessonError(
-            vi="Chưa có mô hình nào để so sánh. Hãy truyền vào {'base': {...}, 'tuned': {...}}.",
-            en="There is no model to compare. Pass {'base': {...}, 'tuned': {...}}.",
-        )
+        raise LessonError("There is no model to compare. Pass {'base': {...}, 'tuned': {...}}.")
     for what, by_split in [*results.items(), *([("groups", groups)] if groups is not None else [])]:
         if set(by_split) != set(references):
             raise LessonError(
-                vi=f"{what!r} có các tập {sorted(by_split)}, nhưng đáp án có {sorted(references)}. "
-                "Hãy chấm cùng những tập đó.",
-                en=f"{what!r} has the splits {sorted(by_split)}, the references have {sorted(references)}. "
-                "Evaluate the same splits.",
+                "{what!r} has the splits {by_split}, the references have {references}. Evaluate the same "
+                "splits.",
+                what=what, by_split=sorted(by_split), references=sorted(references),
             )
     first, last = next(iter(results)), list(results)[-1]
     rows = {}
@@ -267,8 +228,8 @@ def by(
         results: model name -> answers, first the base, last the model in question.
         references: the right answers.
         labels: the label of each answer.
-        metric: as for `score`.
-        groups: the group of each answer, as for `score`.
+        metric: as for `compare`.
+        groups: the group of each answer, as for `compare`.
 
     Returns:
         A DataFrame in the form of `compare`, so `table` takes it: a row for each label, in their order by
@@ -364,8 +325,8 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, float):
         if not math.isfinite(value):
             raise LessonError(
-                vi=f"{where} là {value}, không phải số hữu hạn. Hãy tìm xem nó hỏng từ bước nào rồi hãy lưu.",
-                en=f"{where} is {value}, not a finite number. Find out where it broke before saving it.",
+                "{where} is {value}, not a finite number. Find out where it broke before saving it.",
+                where=where, value=value,
             )
         return round(value, 4) + 0.0
     return value

@@ -9,14 +9,13 @@ import html
 import inspect
 import traceback
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, Translated, tr
 from lessonlib.views._views import Page
 
-STATUSES = ("not attempted", "wrong", "right")
 _MARKS = {"not attempted": "○", "wrong": "✗", "right": "✓"}
 _TINTS = {"not attempted": "128,128,128", "wrong": "218,54,51", "right": "46,160,67"}
 
@@ -32,20 +31,27 @@ class Wrong(LessonError):
 
 @dataclass(frozen=True, repr=False)
 class Feedback:
-    """What a check says: `status`, one of STATUSES, and the message. Shows as HTML or as text."""
+    """What a check says: `status` ("not attempted", "wrong" or "right") and the message; as HTML or text."""
 
     status: str
-    vi: str
-    en: str
+    message: Translated
+
+    @property
+    def vi(self) -> str:
+        return self.message.vi
+
+    @property
+    def en(self) -> str:
+        return self.message.en
 
     def __str__(self) -> str:
-        return f"{_MARKS[self.status]} {_label(self.status)}: {text(vi=self.vi, en=self.en)}"
+        return f"{_MARKS[self.status]} {_label(self.status)}: {self.message}"
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         tint = _TINTS[self.status]
-        said = _prose(text(vi=self.vi, en=self.en)).replace("\n", "<br>")
+        said = _prose(str(self.message)).replace("\n", "<br>")
         return (
             f'<div style="border-left:4px solid rgb({tint});background:rgba({tint},.12);padding:.5em .8em">'
             f"<b>{_MARKS[self.status]} {_label(self.status)}</b><br>{said}</div>"
@@ -57,22 +63,22 @@ class Exercise:
     """One exercise of a lesson.
 
     Args:
-        title: what is to be done, as {"vi": ..., "en": ...}.
+        title: what is to be done.
         judge: called as judge(answer, **given); returns if the answer is right, else raises `Wrong` with a
             message for that mistake. If the answer is a function, the judge calls it.
-        hints: what `hint` shows, in order, each as {"vi": ..., "en": ...}.
+        hints: what `hint` shows, in order.
         solve: a real function that solves the exercise; its source is what `solution` shows, and the tests
             run it through `check`.
-        praise: what a right answer is told, as {"vi": ..., "en": ...}.
+        praise: what a right answer is told.
         start: the starting point that the learner is given; left untouched, it counts as not attempted. None
             and `...` always do, and so does a function that raises NotImplementedError.
     """
 
-    title: Mapping[str, str]
+    title: Translated
     judge: Callable[..., None]
-    hints: tuple[Mapping[str, str], ...]
+    hints: tuple[Translated, ...]
     solve: Callable[..., Any]
-    praise: Mapping[str, str]
+    praise: Translated
     start: Any = None
 
     def check(self, answer: Any = None, **given: Any) -> Feedback:
@@ -85,29 +91,26 @@ class Exercise:
         Returns:
             Feedback with `status` "not attempted", "wrong" or "right".
         """
-        waiting = Feedback(
-            "not attempted",
-            vi="Bạn chưa làm bài này. Hãy thay phần `...` rồi chạy lại ô. Gọi .hint() nếu cần gợi ý.",
-            en="You have not tried this yet. Replace the `...` and run the cell again. Call .hint() for a "
-            "hint.",
-        )
+        waiting = Feedback("not attempted", Translated(
+            "You have not tried this yet. Replace the `...` and run the cell again. Call .hint() for a hint.",
+        ))
         if answer is None or answer is ... or _untouched(answer, self.start):
             return waiting
         try:
             self.judge(answer, **given)
         except LessonError as error:  # Wrong, or lessonlib's own refusal of what the learner passed
-            return Feedback("wrong", vi=error.vi, en=error.en)
+            return Feedback("wrong", error.message)
         except NotImplementedError:
             return waiting
         except Exception as error:
             return _of_exception(error, answer)
-        return Feedback("right", vi=self.praise["vi"], en=self.praise["en"])
+        return Feedback("right", self.praise)
 
     def hint(self, number: int = 1) -> Page:
         """The hint with this number, from 1; a higher number than there are hints gives the last."""
         number = min(max(number, 1), len(self.hints))
-        head = text(vi="Gợi ý", en="Hint") + f" {number}/{len(self.hints)}"
-        said = text(**self.hints[number - 1])
+        head = tr("Hint") + f" {number}/{len(self.hints)}"
+        said = str(self.hints[number - 1])
         return Page(f"{head}: {said}", f"<p><b>{head}:</b> {_prose(said)}</p>")
 
     def solution(self) -> Page:
@@ -118,26 +121,22 @@ class Exercise:
     def help(self) -> Page:
         """Hints and solution, folded away until the learner opens them (in plain text: how to call them)."""
         parts = [
-            (text(vi="Gợi ý", en="Hint") + f" {number}", f"<p>{_prose(text(**hint))}</p>")
+            (tr("Hint") + f" {number}", f"<p>{_prose(str(hint))}</p>")
             for number, hint in enumerate(self.hints, start=1)
         ]
-        parts.append((text(vi="Lời giải", en="Solution"), self.solution().html))
+        parts.append((tr("Solution"), self.solution().html))
         folded = "".join(f"<details><summary>{head}</summary>{body}</details>" for head, body in parts)
-        return Page(str(self), f"<p><b>{_prose(text(**self.title))}</b></p>{folded}")
+        return Page(str(self), f"<p><b>{_prose(str(self.title))}</b></p>{folded}")
 
     def __str__(self) -> str:
-        calls = text(
-            vi="Gọi .check(câu_trả_lời) để kiểm tra, .hint() để xem gợi ý, .solution() để xem lời giải.",
-            en="Call .check(your_answer) to check, .hint() for a hint, .solution() for the solution.",
-        )
-        return f"{text(**self.title)}\n{calls}"
+        calls = tr("Call .check(your_answer) to check, .hint() for a hint, .solution() for the solution.")
+        return f"{self.title}\n{calls}"
 
     __repr__ = __str__
 
 
 def _label(status: str) -> str:
-    vi = {"not attempted": "Chưa làm", "wrong": "Chưa đúng", "right": "Đúng"}[status]
-    return text(vi=vi, en=status.capitalize())
+    return {"not attempted": tr("Not attempted"), "wrong": tr("Wrong"), "right": tr("Right")}[status]
 
 
 def _prose(said: str) -> str:
@@ -171,15 +170,12 @@ def _of_exception(error: Exception, answer: Any) -> Feedback:
     ]
     if own:
         place = f"{own[-1].lineno}: {own[-1].line or ''}".rstrip(": ")
-        return Feedback(
-            "wrong",
-            vi=f"Mã của bạn bị lỗi {what}\nỞ dòng {place}",
-            en=f"Your code stopped with {what}\nAt line {place}",
-        )
+        return Feedback("wrong", Translated(
+            "Your code stopped with {what}\nAt line {place}", what=what, place=place,
+        ))
     kind = type(answer).__name__
-    return Feedback(
-        "wrong",
-        vi=f"Không chấm được câu trả lời kiểu {kind}: {what}\nHãy xem lại đề: cần trả về giá trị kiểu gì?",
-        en=f"An answer of type {kind} could not be checked: {what}\nRead the task again: which type is asked "
+    return Feedback("wrong", Translated(
+        "An answer of type {kind} could not be checked: {what}\nRead the task again: which type is asked "
         "for?",
-    )
+        kind=kind, what=what,
+    ))

@@ -12,24 +12,18 @@ def check_count(got: Sequence[int], count: int) -> None:
     """Not one label for each of `count` tokens."""
     if len(got) != count:
         raise Wrong(
-            vi=f"Mỗi token một nhãn: cần {count}, bạn có {len(got)}. Không tính loss thì là -100.",
-            en=f"One label a token: {count} of them, you gave {len(got)}. Without loss it is -100.",
+            "One label a token: {count} of them, you gave {count2}. Without loss it is -100.",
+            count=count, count2=len(got),
         )
 
 
 def check_shift(got: Sequence[int], want: Sequence[int]) -> None:
     """The right labels, each one place too early."""
     if list(got) == [*want[1:], -100]:
-        raise Wrong(
-            vi="Nhãn bị dịch một vị trí. Mô hình của transformers tự dịch: nhãn đứng cùng chỗ với token.",
-            en="The labels are shifted by one. transformers' models shift them: leave them in place.",
-        )
+        raise Wrong("The labels are shifted by one. transformers' models shift them: leave them in place.")
 
 
 def check_mask(got: Sequence[int]) -> None:
     """Where there is loss, and not which token is learnt there."""
     if set(got) <= {0, 1}:
-        raise Wrong(
-            vi="Đó là mask 0/1. Nhãn là chính id của token, hoặc -100 ở chỗ không tính loss.",
-            en="That is a mask of 0 and 1. A label is the token's id, or -100 where there is no loss.",
-        )
+        raise Wrong("That is a mask of 0 and 1. A label is the token's id, or -100 where there is no loss.")

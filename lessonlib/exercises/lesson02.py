@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lessonlib.exercises._exercise import Exercise, Wrong, unwritten
 from lessonlib.exercises._label_mistakes import check_count, check_shift
+from lessonlib.runtime._language import Translated
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,27 +39,21 @@ def _judge_factors(factors: Callable[["Tensor", int, float], Any]) -> None:
             continue
         if _close(product, delta):
             raise Wrong(
-                vi="B @ A đã bằng delta, nhưng LoRA còn nhân với alpha / r. Hãy chia A hoặc B cho hệ số đó.",
-                en="B @ A is delta already, but LoRA multiplies by alpha / r. Divide A or B by that factor.",
+                "B @ A is delta already, but LoRA multiplies by alpha / r. Divide A or B by that factor.",
             )
         if _close(product, delta * (alpha / r)):
             raise Wrong(
-                vi="Bạn đã nhân với alpha / r. LoRA tự nhân một lần rồi, nên ở đây phải chia.",
-                en="You multiplied by alpha / r. LoRA does that once itself, so here you have to divide.",
+                "You multiplied by alpha / r. LoRA does that once itself, so here you have to divide.",
             )
         if _parallel(product, U @ Vh):
             raise Wrong(
-                vi="Thiếu các giá trị kỳ dị S: bạn mới nhân U với Vh. Hãy nhân S vào một trong hai.",
-                en="The singular values S are missing: that is U times Vh. Multiply S into one of the two.",
+                "The singular values S are missing: that is U times Vh. Multiply S into one of the two.",
             )
         if _parallel(product, U * S**2 @ Vh):
-            raise Wrong(
-                vi="Các giá trị kỳ dị S được dùng hai lần, trong cả A lẫn B. Chỉ dùng trong một ma trận.",
-                en="The singular values S are used twice, in A and in B. Use them in one of the two.",
-            )
+            raise Wrong("The singular values S are used twice, in A and in B. Use them in one of the two.")
         raise Wrong(
-            vi=f"Với delta {outputs} x {inputs}, r={r}, alpha={alpha:g}: (alpha / r) * B @ A khác delta.",
-            en=f"For delta {outputs} x {inputs}, r={r}, alpha={alpha:g}: (alpha / r) * B @ A is not delta.",
+            "For delta {outputs} x {inputs}, r={r}, alpha={alpha:g}: (alpha / r) * B @ A is not delta.",
+            outputs=outputs, inputs=inputs, r=r, alpha=alpha,
         )
 
 
@@ -77,29 +72,29 @@ def _with_shapes(given: Any, outputs: int, inputs: int, r: int) -> "tuple[Tensor
     import torch
 
     if not isinstance(given, tuple | list) or [isinstance(x, torch.Tensor) for x in given] != [True, True]:
-        raise Wrong(vi="Hãy trả về hai tensor: return A, B.", en="Return two tensors: return A, B.")
+        raise Wrong("Return two tensors: return A, B.")
     a, b = [tuple(x.shape) for x in given]
     wanted, rank = [(r, inputs), (outputs, r)], min(outputs, inputs)
     if [a, b] == wanted:
         return given[0], given[1]
     if [b, a] == wanted:
         raise Wrong(
-            vi=f"A và B bị đổi chỗ: A nhận x nên có hình dạng {wanted[0]}, B có hình dạng {wanted[1]}.",
-            en=f"A and B are swapped: A takes x, so its shape is {wanted[0]}, that of B is {wanted[1]}.",
+            "A and B are swapped: A takes x, so its shape is {wanted}, that of B is {wanted2}.",
+            wanted=wanted[0], wanted2=wanted[1],
         )
     if [a, b] == [(rank, inputs), (outputs, rank)]:
         raise Wrong(
-            vi=f"A và B của bạn có hạng đầy đủ {rank}, không phải r={r}. Chỉ giữ {r} giá trị kỳ dị đầu.",
-            en=f"Your A and B have the full rank {rank}, not r={r}. Keep the first {r} singular values.",
+            "Your A and B have the full rank {rank}, not r={r}. Keep the first {r} singular values.",
+            rank=rank, r=r,
         )
     if a == wanted[0][::-1] or b == wanted[1][::-1]:
         raise Wrong(
-            vi=f"Ma trận bị chuyển vị: A có r hàng {wanted[0]}, B có r cột {wanted[1]}; của bạn: {a}, {b}.",
-            en=f"One is transposed: A has r rows {wanted[0]}, B r columns {wanted[1]}; you gave {a}, {b}.",
+            "One is transposed: A has r rows {wanted}, B r columns {wanted2}; you gave {a}, {b}.",
+            wanted=wanted[0], wanted2=wanted[1], a=a, b=b,
         )
     raise Wrong(
-        vi=f"Hình dạng của A và B phải là {wanted[0]} và {wanted[1]}, bạn trả về {a} và {b}.",
-        en=f"The shapes of A and B should be {wanted[0]} and {wanted[1]}, you gave {a} and {b}.",
+        "The shapes of A and B should be {wanted} and {wanted2}, you gave {a} and {b}.",
+        wanted=wanted[0], wanted2=wanted[1], a=a, b=b,
     )
 
 
@@ -114,38 +109,31 @@ def _parallel(one: "Tensor", other: "Tensor") -> bool:
 
 
 factors = Exercise(
-    title={
-        "vi": "Bài tập 1. Tìm A và B sao cho (alpha / r) * B @ A đúng bằng một cập nhật delta có hạng r.",
-        "en": "Exercise 1. Find A and B so that (alpha / r) * B @ A is exactly a given update of rank r.",
-    },
+    title=Translated(
+        "Exercise 1. Find A and B so that (alpha / r) * B @ A is exactly a given update of rank r.",
+    ),
     judge=_judge_factors,
     hints=(
-        {
-            "vi": "SVD viết delta thành `U @ diag(S) @ Vh`. Hạng r nghĩa là chỉ r số đầu của S khác 0.",
-            "en": "The SVD writes delta as `U @ diag(S) @ Vh`. Rank r means that only the first r of S are "
-            "not 0.",
-        },
-        {
-            "vi": "r hàng đầu của Vh có hình dạng của A; r cột đầu của U, nhân với S, có hình dạng của B. "
-            "Còn hệ số `alpha / r`?",
-            "en": "The first r rows of Vh have the shape of A; the first r columns of U, times S, that of B. "
-            "And the factor `alpha / r`?",
-        },
+        Translated(
+            "The SVD writes delta as `U @ diag(S) @ Vh`. Rank r means that only the first r of S are not 0.",
+        ),
+        Translated(
+            "The first r rows of Vh have the shape of A; the first r columns of U, times S, that of B. And "
+            "the factor `alpha / r`?",
+        ),
     ),
     solve=solve_factors,
-    praise={
-        "vi": "LoRA không xấp xỉ cập nhật hạng r: nó viết được chính xác mọi ma trận như vậy. Cái nó không "
-        "viết được là hạng cao hơn r.",
-        "en": "LoRA does not approximate an update of rank r: it can write every one exactly. What it cannot "
+    praise=Translated(
+        "LoRA does not approximate an update of rank r: it can write every one exactly. What it cannot "
         "write is a higher rank.",
-    },
+    ),
     start=unwritten,
 )
 
 
 # 2. Break-it lab: the fused layer -------------------------------------------------------------------------
 
-PHI3 = (
+_PHI3 = (
     "model.layers.0.self_attn.o_proj", "model.layers.0.self_attn.qkv_proj",
     "model.layers.0.mlp.gate_up_proj", "model.layers.0.mlp.down_proj",
 )  # fmt: skip
@@ -162,88 +150,70 @@ def solve_missing(paths: Sequence[str], targets: Sequence[str]) -> list[str]:
 
 
 # Rules that are not peft's: rule(path, name), and what to say to it.
-_RULES: tuple[tuple[Callable[[str, str], bool], str, str], ...] = (
+_RULES: tuple[tuple[Callable[[str, str], bool], Translated], ...] = (
     (
         lambda path, name: name in path,
-        "`name in path` khớp mọi đoạn nằm bên trong: 'up_proj' có trong 'gate_up_proj'. peft thì không.",
-        "`name in path` matches any part: 'up_proj' is in 'gate_up_proj'. peft's rule does not.",
+        Translated("`name in path` matches any part: 'up_proj' is in 'gate_up_proj'. peft's rule does not."),
     ),
     (
         lambda path, name: path.endswith(name),
-        "Thiếu dấu chấm: 'qkv_proj' kết thúc bằng 'v_proj'. Phải là path.endswith('.' + name).",
-        "The dot is missing: 'qkv_proj' ends in 'v_proj'. It takes path.endswith('.' + name).",
+        Translated("The dot is missing: 'qkv_proj' ends in 'v_proj'. It takes path.endswith('.' + name)."),
     ),
 )
 
 
 def _judge_missing(missing: Callable[[list[str], list[str]], Any]) -> None:
     cases: tuple[tuple[Sequence[str], Sequence[str]], ...] = (
-        (PHI3, COOKBOOK),
-        (PHI3, ("mlp", "qkv", "down_proj")),  # parts of a path, but not its end
+        (_PHI3, COOKBOOK),
+        (_PHI3, ("mlp", "qkv", "down_proj")),  # parts of a path, but not its end
         (("proj", "net.fc1"), ("fc2", "fc1", "proj")),  # a path that is the name
-        (PHI3, ("self_attn.o_proj", "mlp.o_proj")),  # names of two parts
+        (_PHI3, ("self_attn.o_proj", "mlp.o_proj")),  # names of two parts
     )
     answers = [missing(list(paths), list(targets)) for paths, targets in cases]
     if not all(isinstance(answer, list | tuple) for answer in answers):
         raise Wrong(
-            vi=f"Hãy trả về một list (set không giữ thứ tự), bạn trả về {type(answers[0]).__name__}.",
-            en=f"Return a list (a set keeps no order), you returned {type(answers[0]).__name__}.",
+            "Return a list (a set keeps no order), you returned {name}.", name=type(answers[0]).__name__,
         )
     answers, wanted = list(map(list, answers)), [solve_missing(*case) for case in cases]
     if answers == wanted:
         return
     if list(map(sorted, answers)) == list(map(sorted, wanted)):
-        raise Wrong(
-            vi="Đúng các tên, nhưng sai thứ tự: hãy giữ thứ tự của targets.",
-            en="The right names in another order: keep the order of targets.",
-        )
+        raise Wrong("The right names in another order: keep the order of targets.")
     if "o_proj" in answers[0] and "q_proj" not in answers[0]:
-        raise Wrong(
-            vi="Bạn trả về những tên khớp. Đề hỏi những tên không khớp đường dẫn nào.",
-            en="You return the names that match. The question is which match no path at all.",
-        )
+        raise Wrong("You return the names that match. The question is which match no path at all.")
     if "o_proj" in answers[0]:
         raise Wrong(
-            vi="o_proj khớp một lớp nên không thiếu. Tên chỉ thiếu khi không đường dẫn nào khớp: dùng any.",
-            en="o_proj matches one layer, so it is not missing. A name is if no path matches it: use any.",
+            "o_proj matches one layer, so it is not missing. A name is if no path matches it: use any.",
         )
-    for rule, vi, en in _RULES:
+    for rule, message in _RULES:
         if answers == [
             [name for name in targets if not any(rule(path, name) for path in paths)]
             for paths, targets in cases
         ]:
-            raise Wrong(vi=vi, en=en)
+            raise Wrong(message)
     case, answer, want = next(each for each in zip(cases, answers, wanted, strict=True) if each[1] != each[2])
     raise Wrong(
-        vi=f"Với paths={list(case[0])}, targets={list(case[1])}: phải là {want}, bạn trả về {answer}.",
-        en=f"For paths={list(case[0])}, targets={list(case[1])}: it should be {want}, you gave {answer}.",
+        "For paths={case}, targets={case2}: it should be {want}, you gave {answer}.",
+        case=list(case[0]), case2=list(case[1]), want=want, answer=answer,
     )
 
 
 missing = Exercise(
-    title={
-        "vi": "Bài tập 2 (phá hỏng rồi sửa). Viết phép kiểm tra mà peft thiếu: tên nào không khớp lớp nào?",
-        "en": "Exercise 2 (break it, mend it). Write the check that peft lacks: which names match no layer?",
-    },
+    title=Translated(
+        "Exercise 2 (break it, mend it). Write the check that peft lacks: which names match no layer?",
+    ),
     judge=_judge_missing,
     hints=(
-        {
-            "vi": "Quy tắc của peft: `path == name or path.endswith('.' + name)`.",
-            "en": "peft's rule: `path == name or path.endswith('.' + name)`.",
-        },
-        {
-            "vi": "Một tên bị thiếu khi `not any(...)` trên mọi đường dẫn. Duyệt theo targets để giữ thứ tự.",
-            "en": "A name is missing when `not any(...)` over all paths. Go through targets to keep their "
-            "order.",
-        },
+        Translated("peft's rule: `path == name or path.endswith('.' + name)`."),
+        Translated(
+            "A name is missing when `not any(...)` over all paths. Go through targets to keep their order.",
+        ),
     ),
     solve=solve_missing,
-    praise={
-        "vi": "Năm trong bảy tên của tài liệu gốc không khớp lớp nào của Phi-3. Một dòng kiểm tra, chạy "
-        "trước khi huấn luyện, là đủ để biết.",
-        "en": "Five of the source's seven names match no layer of Phi-3. One line of checking before the "
-        "training tells you.",
-    },
+    praise=Translated(
+        "Five of the source's seven names match no layer of Phi-3. One line of checking before the training "
+        "tells you.",
+    ),
     start=unwritten,
 )
 
@@ -265,55 +235,34 @@ def _judge_budget(rank: float) -> None:
     if rank == solve_budget():
         return
     if 45 <= rank < 46:
-        raise Wrong(
-            vi="Rank 45 cho 783.360 tham số mỗi khối, còn thiếu 3.072. Rank là số nguyên: làm tròn lên.",
-            en="Rank 45 gives 783,360 parameters in a block, 3,072 too few. Ranks are whole: round up.",
-        )
+        raise Wrong("Rank 45 gives 783,360 parameters in a block, 3,072 too few. Ranks are whole: round up.")
     if rank == 16:
-        raise Wrong(
-            vi="Vẫn rank 16 mà chỉ trên hai lớp: 278.528 tham số mỗi khối thay vì 786.432.",
-            en="Rank 16 again, but on two layers: 278,528 parameters in a block instead of 786,432.",
-        )
+        raise Wrong("Rank 16 again, but on two layers: 278,528 parameters in a block instead of 786,432.")
     if rank == 32:
-        raise Wrong(
-            vi="Nửa số lớp không phải nửa số tham số: qkv_proj và gate_up_proj rộng hơn hai lớp kia.",
-            en="Half of the layers is not half of the parameters: qkv_proj and gate_up_proj are wider.",
-        )
+        raise Wrong("Half of the layers is not half of the parameters: qkv_proj and gate_up_proj are wider.")
     if 52 <= rank <= 53:
-        raise Wrong(
-            vi="Bạn đếm inputs * outputs, tức là kích thước của W. LoRA thêm r * (inputs + outputs).",
-            en="You counted inputs * outputs, which is the size of W. LoRA adds r * (inputs + outputs).",
-        )
+        raise Wrong("You counted inputs * outputs, which is the size of W. LoRA adds r * (inputs + outputs).")
     got = f"{rank * 17_408:,.0f}"
     raise Wrong(
-        vi=f"Rank {rank:g} cho {got.replace(',', '.')} tham số; cần số nguyên nhỏ nhất đạt 786.432.",
-        en=f"Rank {rank:g} gives {got} parameters; take the smallest that reaches 786,432.",
+        "Rank {rank:g} gives {parameters} parameters; take the smallest that reaches 786,432.",
+        rank=rank, parameters=Translated.of(vi=got.replace(",", "."), en=got),
     )
 
 
 budget = Exercise(
-    title={
-        "vi": "Bài tập 3. Chỉ o_proj và down_proj: rank nào cho đủ số tham số của rank 16 trên cả bốn lớp?",
-        "en": "Exercise 3. Which rank gives o_proj and down_proj alone what all four layers have at rank 16?",
-    },
+    title=Translated(
+        "Exercise 3. Which rank gives o_proj and down_proj alone what all four layers have at rank 16?",
+    ),
     judge=_judge_budget,
     hints=(
-        {
-            "vi": "LoRA thêm `r * (inputs + outputs)` vào mỗi lớp (bài 1, bài tập 2).",
-            "en": "LoRA adds `r * (inputs + outputs)` to a layer (lesson 1, exercise 2).",
-        },
-        {
-            "vi": "Bốn lớp: 16 * (12288 + 6144 + 19456 + 11264). Hai lớp: r * (6144 + 11264).",
-            "en": "All four: 16 * (12288 + 6144 + 19456 + 11264). The two: r * (6144 + 11264).",
-        },
+        Translated("LoRA adds `r * (inputs + outputs)` to a layer (lesson 1, exercise 2)."),
+        Translated("All four: 16 * (12288 + 6144 + 19456 + 11264). The two: r * (6144 + 11264)."),
     ),
     solve=solve_budget,
-    praise={
-        "vi": "Bằng số tham số, nhưng không bằng việc: qkv_proj và gate_up_proj vẫn không đổi, dù rank lớn "
-        "đến đâu.",
-        "en": "As many parameters, but not the same work: qkv_proj and gate_up_proj stay as they are, "
-        "whatever the rank.",
-    },
+    praise=Translated(
+        "As many parameters, but not the same work: qkv_proj and gate_up_proj stay as they are, whatever "
+        "the rank.",
+    ),
 )
 
 
@@ -340,22 +289,14 @@ def _judge_labels(labels: Callable[[list[tuple[str, list[int]]]], Any]) -> None:
         if got == want:
             continue
         if any(isinstance(label, list | tuple) for label in got):
-            raise Wrong(
-                vi="Đó là danh sách lồng nhau. Cần một danh sách phẳng: dùng `+=`, không dùng `append`.",
-                en="That is a list of lists. One flat list is wanted: `+=` and not `append`.",
-            )
+            raise Wrong("That is a list of lists. One flat list is wanted: `+=` and not `append`.")
         check_count(got, len(want))
         check_shift(got, want)
         before = sum(len(ids) for _, ids in turns[:-1])
         if got == [-100] * before + want[before:]:
-            raise Wrong(
-                vi="Chỉ lượt cuối của trợ lý được tính loss. Mọi lượt của trợ lý đều phải được học.",
-                en="Only the assistant's last turn carries loss. Each of its turns is to be learnt.",
-            )
+            raise Wrong("Only the assistant's last turn carries loss. Each of its turns is to be learnt.")
         _judge_turns(turns, got)
-        raise Wrong(
-            vi=f"Nhãn phải là {want}, bạn trả về {got}.", en=f"They should be {want}, you gave {got}."
-        )
+        raise Wrong("They should be {want}, you gave {got}.", want=want, got=got)
 
 
 def _judge_turns(turns: list[tuple[str, list[int]]], labels: list[int]) -> None:
@@ -363,44 +304,32 @@ def _judge_turns(turns: list[tuple[str, list[int]]], labels: list[int]) -> None:
     for role, ids in turns:
         end = start + len(ids) - 1
         if role != "assistant" and labels[start : end + 1] != [-100] * len(ids):
-            raise Wrong(
-                vi=f"Lượt {role} có tính loss: mô hình sẽ học cách nói thay người khác.",
-                en=f"A {role} turn carries loss: the model would learn to speak for others.",
-            )
+            raise Wrong("A {role} turn carries loss: the model would learn to speak for others.", role=role)
         if role == "assistant" and labels[start] != -100:
             raise Wrong(
-                vi=f"Token vai trò (vị trí {start}) có tính loss. Prompt kết thúc bằng nó: không phải học.",
-                en=f"The role token (position {start}) carries loss. Prompts end in it: nothing to learn.",
+                "The role token (position {start}) carries loss. Prompts end in it: nothing to learn.",
+                start=start,
             )
         if role == "assistant" and labels[end] == -100:
             raise Wrong(
-                vi=f"Token kết thúc (vị trí {end}) bị che: mô hình sẽ không học được lúc nào phải dừng.",
-                en=f"The end token (position {end}) is masked: the model will never learn when to stop.",
+                "The end token (position {end}) is masked: the model will never learn when to stop.", end=end,
             )
         start = end + 1
 
 
 labels = Exercise(
-    title={
-        "vi": "Bài tập 4. Viết nhãn cho một hội thoại nhiều lượt: chỉ lời của trợ lý và token kết thúc.",
-        "en": "Exercise 4. Write the labels of a conversation: the assistant's words and end tokens only.",
-    },
+    title=Translated(
+        "Exercise 4. Write the labels of a conversation: the assistant's words and end tokens only.",
+    ),
     judge=_judge_labels,
     hints=(
-        {
-            "vi": "Đi qua từng lượt và nối dần vào một danh sách. Nhãn -100 nghĩa là không tính loss.",
-            "en": "Go through the turns and build up one list. The label -100 means no loss.",
-        },
-        {
-            "vi": "Lượt của trợ lý: `[-100, *ids[1:]]`. Lượt khác: `[-100] * len(ids)`.",
-            "en": "A turn of the assistant: `[-100, *ids[1:]]`. Any other: `[-100] * len(ids)`.",
-        },
+        Translated("Go through the turns and build up one list. The label -100 means no loss."),
+        Translated("A turn of the assistant: `[-100, *ids[1:]]`. Any other: `[-100] * len(ids)`."),
     ),
     solve=solve_labels,
-    praise={
-        "vi": "Đúng từng token: mô hình học nói gì và lúc nào dừng, không học nói thay người khác.",
-        "en": "Right to the token: the model learns what to say and when to stop, not to speak for others.",
-    },
+    praise=Translated(
+        "Right to the token: the model learns what to say and when to stop, not to speak for others.",
+    ),
     start=unwritten,
 )
 
@@ -417,28 +346,27 @@ def solve_bits() -> float:
 _MISCOUNTED = (
     (
         4,
-        "4 bit chỉ là chỉ số của mức. Muốn tính lại trọng số còn cần absmax của khối.",
-        "4 bits are the index of a level. To get the weight back one needs the block's absmax too.",
+        Translated(
+            "4 bits are the index of a level. To get the weight back one needs the block's absmax too.",
+        ),
     ),
     (
         4 + 32 / 64,
-        "4,5 là khi absmax giữ ở fp32 (32/64). Lượng tử hóa kép nén nó còn 8 bit.",
-        "4.5 is what it costs with absmax in fp32 (32/64). Double quantisation brings it to 8 bits.",
+        Translated(
+            "4.5 is what it costs with absmax in fp32 (32/64). Double quantisation brings it to 8 bits.",
+        ),
     ),
     (
         4 + 8 / 64,
-        "Còn thiếu tầng thứ hai: cứ 256 absmax có thêm một số fp32.",
-        "The second level is missing: there is one more fp32 number for 256 absmax values.",
+        Translated("The second level is missing: there is one more fp32 number for 256 absmax values."),
     ),
     (
         4 + 8 / 64 + 32 / 256,
-        "Số fp32 thứ hai dùng chung cho 256 khối, mỗi khối 64 trọng số: chia cho 64 * 256.",
-        "The second fp32 number serves 256 blocks of 64 weights each: divide by 64 * 256.",
+        Translated("The second fp32 number serves 256 blocks of 64 weights each: divide by 64 * 256."),
     ),
     (
         solve_bits() / 8,
-        "Đó là số byte. Đề hỏi số bit: nhân với 8.",
-        "That is in bytes. The question is in bits: times 8.",
+        Translated("That is in bytes. The question is in bits: times 8."),
     ),
 )
 
@@ -446,36 +374,26 @@ _MISCOUNTED = (
 def _judge_bits(bits: float) -> None:
     if abs(bits - solve_bits()) <= 0.001:
         return
-    for value, vi, en in _MISCOUNTED:
+    for value, message in _MISCOUNTED:
         if abs(bits - value) <= 0.0009:
-            raise Wrong(vi=vi, en=en)
+            raise Wrong(message)
     raise Wrong(
-        vi=f"Không phải {bits:g}. Cộng ba phần, giữ ba chữ số thập phân: mức, absmax, thang đo của absmax.",
-        en=f"It is not {bits:g}. Add three parts to three decimals: level, absmax, scale of the absmax.",
+        "It is not {bits:g}. Add three parts to three decimals: level, absmax, scale of the absmax.",
+        bits=bits,
     )
 
 
 bits = Exercise(
-    title={
-        "vi": "Bài tập 5. Một trọng số nf4 với lượng tử hóa kép tốn bao nhiêu bit?",
-        "en": "Exercise 5. How many bits does one weight take in nf4 with double quantisation?",
-    },
+    title=Translated("Exercise 5. How many bits does one weight take in nf4 with double quantisation?"),
     judge=_judge_bits,
     hints=(
-        {
-            "vi": "Cái gì dùng chung cho n trọng số thì mỗi trọng số chịu 1/n.",
-            "en": "Of what n weights share, each weight bears one n-th.",
-        },
-        {
-            "vi": "4 bit, cộng 8 bit chia cho 64, cộng 32 bit chia cho (64 * 256).",
-            "en": "4 bits, plus 8 bits over 64, plus 32 bits over (64 * 256).",
-        },
+        Translated("Of what n weights share, each weight bears one n-th."),
+        Translated("4 bits, plus 8 bits over 64, plus 32 bits over (64 * 256)."),
     ),
     solve=solve_bits,
-    praise={
-        "vi": "Lượng tử hóa kép bớt được 0,37 bit mỗi trọng số: với 3,8 tỉ tham số là khoảng 0,18 GB.",
-        "en": "Double quantisation saves 0.37 bits a weight: about 0.18 GB for 3.8 billion parameters.",
-    },
+    praise=Translated(
+        "Double quantisation saves 0.37 bits a weight: about 0.18 GB for 3.8 billion parameters.",
+    ),
 )
 
 
@@ -508,8 +426,8 @@ def _judge_quantise(quantise: Callable[["Tensor", "Tensor"], Any]) -> None:
         shape = tuple(got.shape) if isinstance(got, torch.Tensor) else type(got).__name__
         if shape != tuple(block.shape):
             raise Wrong(
-                vi=f"Hãy trả về một tensor có hình dạng của block {tuple(block.shape)}, bạn trả về {shape}.",
-                en=f"Return a tensor of the block's shape {tuple(block.shape)}, you returned {shape}.",
+                "Return a tensor of the block's shape {shape}, you returned {shape2}.",
+                shape=tuple(block.shape), shape2=shape,
             )
         if not _same(got, want):
             _diagnose(block, levels, got, want)
@@ -521,34 +439,27 @@ def _diagnose(block: "Tensor", levels: "Tensor", got: "Tensor", want: "Tensor") 
     numbers, scale = _rounded(block), block.abs().max()
     if scale == 0:
         raise Wrong(
-            vi=f"Khối toàn số 0 phải cho lại số 0, bạn trả về {_rounded(got)}: absmax bằng 0, và 0/0 là NaN.",
-            en=f"A block of zeros has to give zeros, you gave {_rounded(got)}: absmax is 0, and 0/0 is NaN.",
+            "A block of zeros has to give zeros, you gave {got}: absmax is 0, and 0/0 is NaN.",
+            got=_rounded(got),
         )
     if _same(got, want / scale):
-        raise Wrong(
-            vi="Kết quả còn nằm giữa -1 và 1: bạn quên nhân lại với absmax.",
-            en="The result is still between -1 and 1: you forgot to multiply by absmax again.",
-        )
+        raise Wrong("The result is still between -1 and 1: you forgot to multiply by absmax again.")
     above = torch.bucketize(block / scale, levels)  # the first level that is not below the value
     below = (above - 1).clamp(min=0)
     if _same(got, torch.bucketize(want / scale - 1e-6, levels)):
-        raise Wrong(
-            vi="Đó là chỉ số của mức, từ 0 đến 15. Hãy lấy levels[chỉ số] rồi nhân với absmax.",
-            en="Those are indices of levels, 0 to 15. Take levels[index] and multiply by absmax.",
-        )
+        raise Wrong("Those are indices of levels, 0 to 15. Take levels[index] and multiply by absmax.")
     if (got.isclose(levels[above] * scale) | got.isclose(levels[below] * scale)).all():
         raise Wrong(
-            vi="Bạn lấy mức kề trên hoặc kề dưới, như torch.bucketize. Cần mức gần nhất: argmin khoảng cách.",
-            en="You take the next level above or below, as torch.bucketize does. Take the nearest: argmin.",
+            "You take the next level above or below, as torch.bucketize does. Take the nearest: argmin.",
         )
     if _same(got, solve_quantise(block.clamp(min=-block.max()), levels)):  # what lies below -max becomes -max
         raise Wrong(
-            vi=f"Với {numbers}, absmax là {scale:g}, không phải {block.max():g}: lấy trị tuyệt đối trước.",
-            en=f"For {numbers} absmax is {scale:g} and not {block.max():g}: take absolute values first.",
+            "For {numbers} absmax is {scale:g} and not {block:g}: take absolute values first.",
+            numbers=numbers, scale=scale, block=block.max(),
         )
     raise Wrong(
-        vi=f"Từ {numbers} phải còn lại {_rounded(want)}, bạn trả về {_rounded(got)}.",
-        en=f"Of {numbers} there should be left {_rounded(want)}, you gave {_rounded(got)}.",
+        "Of {numbers} there should be left {want}, you gave {got}.",
+        numbers=numbers, want=_rounded(want), got=_rounded(got),
     )
 
 
@@ -561,29 +472,20 @@ def _rounded(tensor: "Tensor") -> list[float]:
 
 
 quantise = Exercise(
-    title={
-        "vi": "Bài tập 6. Lượng tử hóa một khối xuống 4 bit rồi giải nén: còn lại gì?",
-        "en": "Exercise 6. Quantise one block to 4 bits and bring it back: what is left?",
-    },
+    title=Translated("Exercise 6. Quantise one block to 4 bits and bring it back: what is left?"),
     judge=_judge_quantise,
     hints=(
-        {
-            "vi": "Ba bước: chia cho absmax, lấy mức gần nhất, nhân lại với absmax.",
-            "en": "Three steps: divide by absmax, take the nearest level, multiply by absmax.",
-        },
-        {
-            "vi": "`(x.unsqueeze(-1) - levels).abs().argmin(dim=-1)` cho chỉ số của mức gần nhất. Khối toàn "
-            "số 0 thì chia cho 0.",
-            "en": "`(x.unsqueeze(-1) - levels).abs().argmin(dim=-1)` is the index of the nearest level. A "
-            "block of zeros divides by 0.",
-        },
+        Translated("Three steps: divide by absmax, take the nearest level, multiply by absmax."),
+        Translated(
+            "`(x.unsqueeze(-1) - levels).abs().argmin(dim=-1)` is the index of the nearest level. A block "
+            "of zeros divides by 0.",
+        ),
     ),
     solve=solve_quantise,
-    praise={
-        "vi": "Hãy nhìn lại khối có giá trị 4.0: năm số còn lại đều thành 0. Vì vậy khối phải nhỏ.",
-        "en": "Look at the block with the 4.0 again: its five other numbers became 0. That is why blocks are "
+    praise=Translated(
+        "Look at the block with the 4.0 again: its five other numbers became 0. That is why blocks are "
         "small.",
-    },
+    ),
     start=unwritten,
 )
 

@@ -1,6 +1,6 @@
 """From a merged model to GGUF files, the format of llama.cpp, Ollama, Jan, LM Studio and GPT4All.
 
-Converting and quantising are llama.cpp's own work (`lessonlib.llama_cpp_tools` finds it), in processes of
+Converting and quantising are llama.cpp's own work (`lessonlib.runtime._llama_cpp` finds it), in processes of
 their own. Here it is made sure that they get a whole, merged model and room to work, that a file is there
 whole or not at all, and that a second run goes on where the first stopped. Whether a file says what the
 model says is not known here: that is `lessonlib.export.verify_gguf`.
@@ -21,117 +21,67 @@ from lessonlib.export._gguf_convert import QUANTISED, REFUSED, ROWS_AT_ONCE
 from lessonlib.export._gguf_source import SIZES, sha256
 from lessonlib.export._saving import BESIDE_WEIGHTS, check_disk
 from lessonlib.runtime import _llama_cpp as llama_cpp_tools
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, Translated, tr
 
 Say = Callable[[str], object]
 
 KINDS = tuple(SIZES)
-CONVERTED = ("f32", "f16")
-RECORD = "lessonlib_gguf.json"  # in make's folder: what its files were made of, and that they are whole
-PROCESS = 700 * 2**20  # bytes of memory for the converter without a weight: twice what was measured
-SCRIPT = Path(__file__).with_name("_gguf_convert.py")
+_CONVERTED = ("f32", "f16")
+_RECORD = "lessonlib_gguf.json"  # in make's folder: what its files were made of, and that they are whole
+_PROCESS = 700 * 2**20  # bytes of memory for the converter without a weight: twice what was measured
+_SCRIPT = Path(__file__).with_name("_gguf_convert.py")
 
 
-def convert(
-    folder: str | os.PathLike, out: str | os.PathLike, *, outtype: str = "f16", name: str | None = None
-) -> Path:
-    """Convert a model folder to one GGUF file with llama.cpp's converter, in f32 or f16.
+def _convert(source: Path, targets: Mapping[str, Path], name: str) -> None:
+    """Convert with llama.cpp's converter, to all types in one process: most of the time goes into imports.
 
     Matrices get the type; norms and llama3's rope factors are f32 in both. Rows of the query and key matrices
     are put into the order that llama.cpp's rotary embedding wants. The tokenizer, the chat template and the
     ids of BOS, EOS and padding go into the file too. A tokenizer that the converter does not know is called
     `llama-bpe` only where its every setting is Llama 3's.
-
-    Args:
-        folder: a model as `lessonlib.export.merge` or `save_pretrained` writes it, in safetensors. No code
-            in it is run, and nothing is downloaded.
-        out: the file to write, ending in .gguf; one that is there is replaced once the new one is whole.
-        outtype: "f32" or "f16".
-        name: the model's name inside the file; None: that of the file.
-
-    Returns:
-        The file.
-
-    Raises:
-        LessonError: an adapter, a quantised model, code or pickles instead of safetensors; a tokenizer that
-            llama.cpp would cut otherwise; not enough disk or memory; a failed conversion, with its last
-            lines.
     """
-    source, target = gguf_source.checked(folder), _target(out)
-    _check_choice("outtype", [outtype], CONVERTED)
-    _convert(source, {outtype: target}, name or target.stem)
-    return target
-
-
-def _convert(source: Path, targets: Mapping[str, Path], name: str) -> None:
-    """Convert to several types in one process: most of the time goes into importing transformers."""
     tools = llama_cpp_tools.find()
     shapes = gguf_source.shapes(source)
     for outtype, target in targets.items():
         check_disk(target.parent, gguf_source.size(shapes, outtype) + BESIDE_WEIGHTS)
     # Weights are read one at a time: 2 bytes in the mapped file and 4 as fp32. With a matrix of 131 million
     # weights 1.1 GiB were measured, where this asks for 1.4.
-    _check_memory(PROCESS + 6 * max(map(math.prod, shapes), default=0))
+    _check_memory(_PROCESS + 6 * max(map(math.prod, shapes), default=0))
     with ExitStack() as stack:
         partial = {outtype: stack.enter_context(_whole(target)) for outtype, target in targets.items()}
         types_and_files = [argument for pair in partial.items() for argument in map(str, pair)]
         done = _run("convert", str(tools.converter.parent), str(source), name, *types_and_files)
         if done.returncode == REFUSED:
             raise _foreign_tokenizer(source, json.loads(done.stdout.splitlines()[-1]))
-        _check_done(done, vi=f"Chuyển đổi {source} sang GGUF", en=f"Converting {source} to GGUF")
+        _check_done(done, Translated("Converting {source} to GGUF", source=source))
 
 
-def quantise(source: str | os.PathLike, out: str | os.PathLike, *, kind: str, say: Say = print) -> Path:
-    """Quantise a GGUF file with llama.cpp's quantiser.
+def _quantise(source: Path, target: Path, kind: str, say: Say) -> None:
+    """Quantise a GGUF file in f32 or f16 with llama.cpp's quantiser.
 
     q8_0: every 32 weights in a row share an fp16 scale d, w = d q with 8-bit q: 8.5 bits a weight. q4_k_m:
     most matrices in blocks of 256 weights with fp16 scales d and e, and for every 32 of them a 6-bit scale s
     and minimum m, w = d s q - e m with 4-bit q: 4.5 bits; half of the value and down matrices, and the output
     or a tied embedding, in 6.56 bits (q6_K). Rows whose length is no multiple of the block cannot be stored
-    so; llama.cpp then takes a type with smaller blocks and more bits, which is said here and listed by
-    `describe`.
-
-    Args:
-        source: a GGUF file in f32 or f16.
-        out: the file to write, ending in .gguf; one that is there is replaced once the new one is whole.
-        kind: "q8_0" or "q4_k_m".
-        say: is given a line where rows had to be stored in another type.
-
-    Returns:
-        The file.
-
-    Raises:
-        LessonError: no such kind; a source that is missing, damaged or quantised already; llama.cpp is
-            missing; not enough disk or memory; a failed run, with its last lines.
+    so; llama.cpp then takes a type with smaller blocks and more bits, which `say` is told and `describe`
+    lists.
     """
-    target = _target(out)
-    _check_choice("kind", [kind], QUANTISED)
-    llama_cpp_tools.check_packages()
     about = describe(source)
-    if about["kind"] not in CONVERTED:
-        raise LessonError(
-            vi=f"{Path(source).name} đã được lượng tử hóa ({about['kind']}); lượng tử hóa lần nữa là làm "
-            "tròn hai lần. Hãy dùng file f16 hoặc f32.",
-            en=f"{Path(source).name} is quantised already ({about['kind']}); doing it again would round "
-            "twice. Use the file in f16 or f32.",
-        )
     share = SIZES[kind] / SIZES[about["kind"]]
     check_disk(target.parent, int(about["file_size"] * share) + BESIDE_WEIGHTS)
-    _check_memory(PROCESS // 2 + min(ROWS_AT_ONCE, 7 * about["parameters"]))
+    _check_memory(_PROCESS // 2 + min(ROWS_AT_ONCE, 7 * about["parameters"]))
     with _whole(target) as partial:
         done = _run("quantise", str(source), str(partial), kind)
-        _check_done(done, vi=f"Lượng tử hóa {source}", en=f"Quantising {source}")
+        _check_done(done, Translated("Quantising {source}", source=source))
     if "-> falling back to" in done.stderr:
         number = len(describe(target)["fallbacks"])
         say(
-            text(
-                vi=f"{target.name}: {number} ma trận có độ dài hàng không chia hết cho khối của {kind} nên "
-                "được lưu bằng kiểu khác, nhiều bit hơn: xem gguf.describe(...)['fallbacks'].",
-                en=f"{target.name}: the rows of {number} matrices do not come out even in the blocks of "
-                f"{kind}, so they have another type with more bits: see gguf.describe(...)['fallbacks'].",
+            tr(
+                "{name}: the rows of {number} matrices do not come out even in the blocks of {kind}, so "
+                "they have another type with more bits: see export.describe_gguf(...)['fallbacks'].",
+                name=target.name, number=number, kind=kind,
             )
         )
-    return target
 
 
 def make(
@@ -152,15 +102,18 @@ def make(
         merged_folder: what `lessonlib.export.merge` wrote.
         out_folder: where the files go.
         name: of the model; the files are called `<name>-<kind>.gguf`.
-        kinds: of "f32", "f16", "q8_0", "q4_k_m". The quantised ones are made from f16.
-        say: is given a line for each file.
+        kinds: of "f32", "f16", "q8_0" (8.5 bits a weight), "q4_k_m" (4.5 bits for most matrices, 6.56 for
+            some). The quantised ones are made from f16.
+        say: is given a line for each file, and one where rows had to be stored in another type.
 
     Returns:
         kind -> file, in the order of `kinds`.
 
     Raises:
-        LessonError: what `convert` and `quantise` raise; a name that is no file name; a file of that name
-            that was not made here.
+        LessonError: an adapter, a quantised model, code or pickles instead of safetensors; a tokenizer that
+            llama.cpp would cut otherwise; no such kind; llama.cpp is missing; not enough disk or memory; a
+            failed run, with its last lines; a name that is no file name; a file of that name that was not
+            made here.
     """
     _check_choice("kinds", kinds, KINDS)
     gguf_source.check_name(name)
@@ -179,15 +132,15 @@ def make(
     check_disk(folder, sum(gguf_source.size(shapes, kind) + BESIDE_WEIGHTS for kind in missing))
     for kind in kinds:
         if kind not in missing:
-            say(f"{files[kind].name}: " + text(vi="đã có sẵn.", en="there already."))
-    converted = {kind: files[kind] for kind in CONVERTED if kind in missing}
+            say(f"{files[kind].name}: " + tr("there already."))
+    converted = {kind: files[kind] for kind in _CONVERTED if kind in missing}
     if converted:
         with record.making(converted.values(), say):
             _convert(source, converted, name)
     for kind in QUANTISED:
         if kind in missing:
             with record.making([files[kind]], say):
-                quantise(files["f16"], files[kind], kind=kind, say=say)
+                _quantise(files["f16"], files[kind], kind, say)
     record.close(() if "f16" in kinds or "f16" in there else (files["f16"],))
     return {kind: files[kind] for kind in kinds}
 
@@ -210,12 +163,12 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
         LessonError: no such file, or no whole GGUF file.
     """
     if not Path(path).is_file():
-        raise LessonError(vi=f"Không có file {path}.", en=f"There is no file {path}.")
+        raise LessonError("There is no file {path}.", path=path)
     done = _run("describe", str(llama_cpp_tools.find().converter.parent), str(path))
     if done.returncode:
         raise LessonError(
-            vi=f"{path} không phải là file GGUF nguyên vẹn. Hãy tạo hoặc tải lại.\n{_tail(done.stderr)}",
-            en=f"{path} is no whole GGUF file. Make or download it again.\n{_tail(done.stderr)}",
+            "{path} is no whole GGUF file. Make or download it again.\n{stderr}",
+            path=path, stderr=_tail(done.stderr),
         )
     return json.loads(done.stdout)
 
@@ -224,7 +177,7 @@ class _Record:
     """Which files of make's folder are whole, and what they were made of."""
 
     def __init__(self, folder: Path, source: Path) -> None:
-        self.path = folder / RECORD
+        self.path = folder / _RECORD
         self.source = {"source": gguf_source.identity(source), "llama_cpp": llama_cpp_tools.VERSION}
         known = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
         written: dict[str, str] = known.get("files", {})  # file name -> sha256
@@ -241,17 +194,16 @@ class _Record:
         for file in files:
             if file.exists() and file.name not in {*self.files, *self.stale}:
                 raise LessonError(
-                    vi=f"{file} đã có sẵn mà không phải do gguf.make tạo ra, nên không được ghi đè. Hãy chọn "
-                    "tên hoặc thư mục khác.",
-                    en=f"{file} exists already and was not made by gguf.make, so it must not be overwritten. "
-                    "Choose another name or folder.",
+                    "{file} exists already and was not made by export.make_gguf, so it must not be "
+                    "overwritten. Choose another name or folder.",
+                    file=file,
                 )
 
     @contextmanager
     def making(self, files: Collection[Path], say: Say) -> Iterator[None]:
         """Around what makes files: if we are killed in it, they are still known to be ours to replace."""
         for file in files:
-            say(f"{file.name}: " + text(vi="đang tạo...", en="being made..."))
+            say(f"{file.name}: " + tr("being made..."))
             self._doubt(file)
         yield
         for file in files:
@@ -281,18 +233,6 @@ class _Record:
         partial.replace(self.path)
 
 
-def _target(out: str | os.PathLike) -> Path:
-    target = Path(out).expanduser().resolve()
-    gguf_source.check_name(target.name)
-    if target.suffix != ".gguf" or target.is_dir():
-        raise LessonError(
-            vi=f"{target} không phải là đường dẫn tới một file .gguf.",
-            en=f"{target} is no path of a .gguf file.",
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return target
-
-
 @contextmanager
 def _whole(target: Path) -> Iterator[Path]:
     """A hidden file to write to; if the block ends well it takes the place of `target`, else it goes."""
@@ -313,23 +253,22 @@ def _clear(target: Path) -> None:
 
 
 def _run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Start gguf_convert.py: offline, without a GPU, and with llama.cpp's own gguf package."""
+    """Start _gguf_convert.py: offline, without a GPU, and with llama.cpp's own gguf package."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONUTF8": "1"}
     environment.pop("NO_LOCAL_GGUF", None)
     return subprocess.run(
-        [sys.executable, "-P", str(SCRIPT), *arguments],
+        [sys.executable, "-P", str(_SCRIPT), *arguments],
         env=environment, stdin=subprocess.DEVNULL, capture_output=True,
         text=True, encoding="utf-8", errors="replace",
     )  # fmt: skip
 
 
-def _check_done(done: "subprocess.CompletedProcess[str]", *, vi: str, en: str) -> None:
+def _check_done(done: "subprocess.CompletedProcess[str]", step: Translated) -> None:
     if done.returncode:
         raise LessonError(
-            vi=f"{vi} không thành công (mã thoát {done.returncode}; -9 thường là hết bộ nhớ). llama.cpp "
-            f"báo:\n{_tail(done.stderr)}",
-            en=f"{en} failed (exit status {done.returncode}; -9 often means that the memory was full). "
-            f"llama.cpp said:\n{_tail(done.stderr)}",
+            "{step} failed (exit status {status}; -9 often means that the memory was full). llama.cpp "
+            "said:\n{tail}",
+            step=step, status=done.returncode, tail=_tail(done.stderr),
         )
 
 
@@ -340,12 +279,10 @@ def _tail(said: str) -> str:
 def _foreign_tokenizer(source: Path, differences: list[str]) -> LessonError:
     found = "; ".join(differences)
     return LessonError(
-        vi=f"llama.cpp không nhận ra tokenizer trong {source}, và cách nó cắt văn bản cũng không phải của "
-        f"Llama 3 ({found}). File GGUF sẽ cắt ra các token khác lúc huấn luyện. Hãy dùng đúng tokenizer của "
-        "mô hình gốc.",
-        en=f"llama.cpp does not know the tokenizer in {source}, and it does not cut text as Llama 3's does "
-        f"({found}). The GGUF file would cut other tokens than in training. Use the base model's own "
+        "llama.cpp does not know the tokenizer in {source}, and it does not cut text as Llama 3's does "
+        "({found}). The GGUF file would cut other tokens than in training. Use the base model's own "
         "tokenizer.",
+        source=source, found=found,
     )
 
 
@@ -354,8 +291,7 @@ def _check_choice(what: str, given: Sequence[str], known: Iterable[str]) -> None
         if kind not in known:
             there = ", ".join(known)
             raise LessonError(
-                vi=f"Không có {what} {kind!r}. Hãy chọn trong: {there}.",
-                en=f"There is no {what} {kind!r}. Choose from: {there}.",
+                "There is no {what} {kind!r}. Choose from: {there}.", what=what, kind=kind, there=there,
             )
 
 
@@ -365,8 +301,7 @@ def _check_memory(needed: int) -> None:
     free = psutil.virtual_memory().available
     if free < needed:
         raise LessonError(
-            vi=f"Không đủ bộ nhớ: cần khoảng {needed / 1e9:.1f} GB, chỉ còn {free / 1e9:.1f} GB. Hãy khởi "
-            "động lại kernel, bỏ qua các ô huấn luyện rồi chạy lại phần xuất mô hình.",
-            en=f"The memory is too full: about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are "
-            "free. Restart the kernel, leave the training cells out and run the export again.",
+            "The memory is too full: about {needed:.1f} GB are needed, {free:.1f} GB are free. Restart the "
+            "kernel, leave the training cells out and run the export again.",
+            needed=needed / 1000000000.0, free=free / 1000000000.0,
         )

@@ -21,7 +21,7 @@ QUANTISED = {"q8_0": 7, "q4_k_m": 15}
 ROWS_AT_ONCE = 2**30  # bytes of a tensor in memory; llama.cpp's own setting is 8 GiB
 # How Llama 3 cuts text before BPE: contractions, words with what stands before them, up to three digits,
 # punctuation, line ends, spaces.
-LLAMA3_PATTERN = (
+_LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -45,7 +45,7 @@ def llama3_differences(tokenizer: Mapping[str, Any]) -> list[str]:
     checks: dict[str, tuple[Any, Any]] = {
         "normalizer": (tokenizer.get("normalizer"), None),
         "pre_tokenizer": ([step.get("type") for step in steps], ["Split", "ByteLevel"]),
-        "Split.pattern": ((split.get("pattern") or {}).get("Regex"), LLAMA3_PATTERN),
+        "Split.pattern": ((split.get("pattern") or {}).get("Regex"), _LLAMA3_PATTERN),
         "Split.behavior": (split.get("behavior"), "Isolated"),
         "Split.invert": (split.get("invert"), False),
         "ByteLevel.use_regex": (to_bytes.get("use_regex"), False),
@@ -166,8 +166,8 @@ def _describe(tools: str, file: str) -> None:
     print(json.dumps(description))
 
 
-STEPS: dict[str, Callable[..., None]] = {"convert": _convert, "quantise": _quantise, "describe": _describe}
+_STEPS: dict[str, Callable[..., None]] = {"convert": _convert, "quantise": _quantise, "describe": _describe}
 
 if __name__ == "__main__":
     step, *rest = sys.argv[1:]
-    STEPS[step](*rest)
+    _STEPS[step](*rest)

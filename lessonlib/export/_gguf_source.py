@@ -16,8 +16,8 @@ from lessonlib.runtime._language import LessonError
 
 # Bytes for each weight of a matrix; of q4_k_m at the most, for what it stores in 6 bits.
 SIZES = {"f32": 4.0, "f16": 2.0, "q8_0": 8.5 / 8, "q4_k_m": 6.5625 / 8}
-WEIGHTS = "model*.safetensors"
-IDENTITY = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # what a GGUF file is made of
+_WEIGHTS = "model*.safetensors"
+_IDENTITY = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # what a GGUF file is made of
 
 
 def checked(folder: str | os.PathLike) -> Path:
@@ -34,41 +34,36 @@ def checked(folder: str | os.PathLike) -> Path:
     """
     path = Path(folder).expanduser().resolve()
     if not path.is_dir():
-        raise LessonError(vi=f"Không có thư mục {path}.", en=f"There is no folder {path}.")
+        raise LessonError("There is no folder {path}.", path=path)
     if (path / "adapter_config.json").is_file():
         raise LessonError(
-            vi=f"{path} là một adapter, không phải mô hình đầy đủ. Hãy merge trước: export.merge(model, "
-            "tokenizer, thư_mục), rồi chuyển đổi thư mục đó.",
-            en=f"{path} is an adapter and no whole model. Merge first: export.merge(model, tokenizer, "
-            "folder), then convert that folder.",
+            "{path} is an adapter and no whole model. Merge first: export.merge(model, tokenizer, folder), "
+            "then convert that folder.",
+            path=path,
         )
     config = _json(path / "config.json")
     if not config:
         raise LessonError(
-            vi=f"{path} không có config.json nên không phải là một mô hình. Hãy đưa vào thư mục mà "
-            "export.merge đã ghi.",
-            en=f"{path} has no config.json, so it is no model. Give the folder that export.merge wrote.",
+            "{path} has no config.json, so it is no model. Give the folder that export.merge wrote.",
+            path=path,
         )
     if config.get("quantization_config"):
         raise LessonError(
-            vi=f"Mô hình trong {path} đang được lượng tử hóa. GGUF cần trọng số 16 bit: hãy lưu bằng "
-            "export.merge, hàm này tự nới mô hình 4-bit ra 16 bit.",
-            en=f"The model in {path} is quantised. GGUF is made of 16-bit weights: save it with "
-            "export.merge, which widens a 4-bit model.",
+            "The model in {path} is quantised. GGUF is made of 16-bit weights: save it with export.merge, "
+            "which widens a 4-bit model.",
+            path=path,
         )
     if any("auto_map" in _json(path / name) for name in ("config.json", "tokenizer_config.json")):
         raise LessonError(
-            vi=f"{path} kèm mã Python riêng (auto_map), mà ở đây không chạy mã của kho mô hình. Hãy dùng mô "
-            "hình có kiến trúc sẵn trong transformers.",
-            en=f"{path} brings Python code of its own (auto_map), and code of a repository is not run here. "
-            "Use a model whose architecture is in transformers.",
+            "{path} brings Python code of its own (auto_map), and code of a repository is not run here. Use "
+            "a model whose architecture is in transformers.",
+            path=path,
         )
-    if not any(path.glob(WEIGHTS)):
+    if not any(path.glob(_WEIGHTS)):
         raise LessonError(
-            vi=f"{path} không có {WEIGHTS}. Hãy lưu lại bằng export.merge; các file .bin là pickle, có thể "
-            "chạy mã lạ nên không được đọc.",
-            en=f"{path} has no {WEIGHTS}. Save it again with export.merge; .bin files are pickles, which can "
+            "{path} has no {weights}. Save it again with export.merge; .bin files are pickles, which can "
             "run foreign code and are not read.",
+            path=path, weights=_WEIGHTS,
         )
     return path
 
@@ -82,14 +77,14 @@ def shapes(folder: Path) -> list[tuple[int, ...]]:
     from safetensors import SafetensorError, safe_open
 
     found: list[tuple[int, ...]] = []
-    for file in sorted(folder.glob(WEIGHTS)):
+    for file in sorted(folder.glob(_WEIGHTS)):
         try:
             with safe_open(file, framework="np") as weights:
                 found += [tuple(weights.get_slice(name).get_shape()) for name in weights.keys()]  # noqa: SIM118
         except SafetensorError as error:
             raise LessonError(
-                vi=f"{file} bị hỏng hoặc ghi dở ({error}). Hãy xuất lại bằng export.merge.",
-                en=f"{file} is damaged or half-written ({error}). Export it again with export.merge.",
+                "{file} is damaged or half-written ({error}). Export it again with export.merge.",
+                file=file, error=error,
             ) from error
     return found
 
@@ -104,7 +99,7 @@ def identity(folder: Path) -> str:
 
     The model card is left out, which may be written later; so is lessonlib's marker.
     """
-    files = {file for pattern in IDENTITY for file in folder.glob(pattern) if file.name != MARKER}
+    files = {file for pattern in _IDENTITY for file in folder.glob(pattern) if file.name != MARKER}
     whole = hashlib.sha256()
     for file in sorted(files):
         whole.update(f"{file.name} {sha256(file)}\n".encode())
@@ -125,10 +120,9 @@ def check_name(name: str) -> None:
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise LessonError(
-            vi=f"{name!r} không dùng làm tên file được. Chỉ dùng chữ cái không dấu, chữ số, dấu chấm, gạch "
-            "dưới và gạch nối.",
-            en=f"{name!r} cannot be a file name everywhere. Use letters a to z, digits, dots, underscores "
-            "and hyphens.",
+            "{name!r} cannot be a file name everywhere. Use letters a to z, digits, dots, underscores and "
+            "hyphens.",
+            name=name,
         )
 
 

@@ -31,7 +31,7 @@ def hub_login(*, endpoint: str | None = None, token: str | None = None, ask: boo
     Unlike `huggingface_hub.login` nothing is stored: pass `token=` and `endpoint=` on.
 
     Args:
-        endpoint: another Hub than https://huggingface.co, such as a `loopback.HubServer`'s url.
+        endpoint: another Hub than https://huggingface.co, such as a `_loopback.HubServer`'s url.
         token: the token itself; default the secret HF_TOKEN.
         ask: prompt for it, hidden, where somebody can type and no secret is set.
 
@@ -53,32 +53,28 @@ def hub_login(*, endpoint: str | None = None, token: str | None = None, ask: boo
         status = problem.response.status_code
         if status == 401:
             raise LessonError(
-                vi="Hub không nhận token trong HF_TOKEN: chép thiếu, đã bị thu hồi hoặc hết hạn. Mở "
-                f"{TOKENS_PAGE}, tạo token mới với quyền Write rồi đặt vào secret HF_TOKEN.",
-                en=f"The Hub does not know the token in HF_TOKEN: cut short, revoked or expired. Visit "
-                f"{TOKENS_PAGE}, create a new token with the permission Write, and put it into the secret "
+                "The Hub does not know the token in HF_TOKEN: cut short, revoked or expired. Visit "
+                "{tokens_page}, create a new token with the permission Write, and put it into the secret "
                 "HF_TOKEN.",
+                tokens_page=TOKENS_PAGE,
             ) from None  # the client's own message tells where on this machine it found a token
         raise LessonError(
-            vi=f"Hub trả lời lỗi {status} khi kiểm tra token. Thường là tạm thời: đợi vài phút rồi chạy lại "
-            "ô này (xem https://status.huggingface.co).",
-            en=f"The Hub answered with error {status} when asked about the token. That is mostly temporary: "
+            "The Hub answered with error {status} when asked about the token. That is mostly temporary: "
             "wait some minutes and run this cell again (see https://status.huggingface.co).",
+            status=status,
         ) from problem
     except (OfflineModeIsEnabled, TransportError) as problem:
         raise LessonError(
-            vi="Không kết nối được với Hub để kiểm tra token. Kiểm tra mạng và biến HF_HUB_OFFLINE; không có "
-            "mạng thì dùng publish.rehearsal_hub().",
-            en="The Hub cannot be reached to check the token. Check the network and the variable "
-            "HF_HUB_OFFLINE; without a network use publish.rehearsal_hub().",
+            "The Hub cannot be reached to check the token. Check the network and the variable "
+            "HF_HUB_OFFLINE. Without a network, take the secret HF_TOKEN away: export.hub then gives a Hub "
+            "on this machine.",
         ) from problem
     if not _may_write(account):
         raise LessonError(
-            vi=f"Token trong HF_TOKEN chỉ có quyền đọc. Mở {TOKENS_PAGE}, tạo token loại Write (hoặc token "
-            "fine-grained có quyền ghi vào repo của bạn), rồi đặt lại vào secret HF_TOKEN.",
-            en=f"The token in HF_TOKEN may only read. Visit {TOKENS_PAGE}, create a token of the type Write "
-            "(or a fine-grained one with write access to your repositories), and put it into the secret "
+            "The token in HF_TOKEN may only read. Visit {tokens_page}, create a token of the type Write (or "
+            "a fine-grained one with write access to your repositories), and put it into the secret "
             "HF_TOKEN.",
+            tokens_page=TOKENS_PAGE,
         )
     return Login(account["name"], token, endpoint)
 

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from lessonlib.evaluation._scoring import table
 from lessonlib.export import _licences as licences
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, tr
 
 if TYPE_CHECKING:
     import pandas as pd
     from huggingface_hub import EvalResult, ModelCard
 
 # What is in the repository -> (the Hub's word for how it came from its base, the library that loads it)
-KINDS = {
+_KINDS = {
     "merged": ("finetune", "transformers"),
     "adapter": ("adapter", "peft"),
     "gguf": ("quantized", "gguf"),
 }
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def model_card(
@@ -74,27 +74,24 @@ def model_card(
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    if kind not in KINDS:
+    if kind not in _KINDS:
         raise LessonError(
-            vi=f"kind={kind!r} không hợp lệ. Hãy chọn một trong: {', '.join(KINDS)}.",
-            en=f"There is no kind={kind!r}. Choose one of: {', '.join(KINDS)}.",
+            "There is no kind={kind!r}. Choose one of: {kinds}.", kind=kind, kinds=", ".join(_KINDS),
         )
     if not scores:
         raise LessonError(
-            vi="Chưa có điểm số nào. Hãy đánh giá mô hình gốc và mô hình đã fine-tuning bằng "
-            "evaluation.compare rồi truyền scores={'exact_match': ...}.",
-            en="There are no scores. Evaluate base and tuned model with evaluation.compare and pass "
+            "There are no scores. Evaluate base and tuned model with evaluation.compare and pass "
             "scores={'exact_match': ...}.",
         )
     licences.check_name(repo_id, licence)
-    relation, library = KINDS[kind]
+    relation, library = _KINDS[kind]
     name = repo_id.rpartition("/")[2]
     metadata = ModelCardData(
         language=list(languages), license=licence, library_name=library, pipeline_tag="text-generation",
         tags=["lora", "sft", *(["gguf"] if gguf and kind != "gguf" else [])],
         datasets=list(datasets) or None,
-        base_model=base if HUB_ID.fullmatch(base) else None,
-        base_model_relation=relation if HUB_ID.fullmatch(base) else None,
+        base_model=base if _HUB_ID.fullmatch(base) else None,
+        base_model_relation=relation if _HUB_ID.fullmatch(base) else None,
         model_name=name, eval_results=_results(scores, dataset),
     )  # fmt: skip
     parts = [
@@ -102,18 +99,18 @@ def model_card(
         licences.BUILT_WITH if licences.is_llama(licence) else "",
         _safety() if counseling else "",
         _origin(kind, base, base_revision),
-        _heading("Dữ liệu", "Data"),
+        "## " + tr("Data"),
         _list(data),
-        _heading("Cách huấn luyện", "Recipe"),
-        _grid(["", text(vi="giá trị", en="value")], [[key, value] for key, value in recipe.items()]),
-        _heading("Kết quả", "Scores"),
+        "## " + tr("Recipe"),
+        _grid(["", tr("value")], [[key, value] for key, value in recipe.items()]),
+        "## " + tr("Scores"),
         _scores(scores, dataset),
-        _heading("Cách dùng", "How to use"),
+        "## " + tr("How to use"),
         _use(repo_id, kind, base, base_revision),
         _use_gguf(repo_id, gguf, modelfile) if gguf else "",
-        _heading("Giới hạn", "Limits"),
+        "## " + tr("Limits"),
         _list([*limits, *_limits()]),
-        _heading("Giấy phép", "Licence"),
+        "## " + tr("Licence"),
         licences.terms(licence),
     ]
     body = "\n\n".join(part for part in parts if part)
@@ -140,10 +137,6 @@ def save(card: "ModelCard", folder: str | Path) -> list[Path]:
     return [readme, notice]
 
 
-def _heading(vi: str, en: str) -> str:
-    return f"## {text(vi=vi, en=en)}"
-
-
 def _list(lines: Sequence[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
@@ -158,16 +151,16 @@ def _grid(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
 def _origin(kind: str, base: str, revision: str | None) -> str:
     shown = f"`{_shown(base)}`" + (f" (commit `{revision}`)" if revision else "")
     what = {
-        "merged": text(vi="Mô hình gốc đã merge adapter LoRA", en="Base model with a LoRA adapter merged in"),
-        "adapter": text(vi="Adapter LoRA", en="LoRA adapter"),
-        "gguf": text(vi="Tệp GGUF cho llama.cpp", en="GGUF files for llama.cpp"),
+        "merged": tr("Base model with a LoRA adapter merged in"),
+        "adapter": tr("LoRA adapter"),
+        "gguf": tr("GGUF files for llama.cpp"),
     }[kind]
-    return f"{what}. " + text(vi=f"Mô hình gốc: {shown}.", en=f"Base model: {shown}.")
+    return f"{what}. " + tr("Base model: {shown}.", shown=shown)
 
 
 def _shown(base: str) -> str:
     """Never a path of the machine it was trained on."""
-    return base if HUB_ID.fullmatch(base) else Path(base).name
+    return base if _HUB_ID.fullmatch(base) else Path(base).name
 
 
 def _tuned(comparison: "pd.DataFrame") -> str:
@@ -199,10 +192,7 @@ def _rounded(value: Any) -> float:
 
 
 def _scores(scores: "Mapping[str, pd.DataFrame]", dataset: str) -> str:
-    said = text(
-        vi=f"Đo trên {dataset}; trong ngoặc vuông là khoảng tin cậy 95%.",
-        en=f"Measured on {dataset}; in brackets the 95% interval.",
-    )
+    said = tr("Measured on {dataset}; in brackets the 95% interval.", dataset=dataset)
     parts = [said]
     for metric, comparison in scores.items():
         readable = table(comparison)
@@ -263,25 +253,15 @@ ollama run {name}
 
 def _limits() -> list[str]:
     return [
-        text(
-            vi="Mô hình có thể trả lời sai mà vẫn trôi chảy; hãy kiểm tra trước khi tin.",
-            en="It can be wrong and fluent at once: check what it says before you rely on it.",
-        ),
-        text(
-            vi="Điểm số chỉ đúng cho loại câu hỏi đã đo; ngoài phạm vi đó chưa được đánh giá.",
-            en="The scores hold for the kind of questions they were measured on; nothing else was evaluated.",
-        ),
+        tr("It can be wrong and fluent at once: check what it says before you rely on it."),
+        tr("The scores hold for the kind of questions they were measured on; nothing else was evaluated."),
     ]
 
 
 def _safety() -> str:
-    return text(
-        vi="> **An toàn.** Mô hình này để học kỹ thuật, không phải công cụ tư vấn tâm lý: không dùng để tư "
-        "vấn, chẩn đoán hay trò chuyện với người đang gặp khó khăn. Nó có thể bỏ sót khủng hoảng hoặc viết "
-        "sai số điện thoại. Nếu bạn hoặc người bên cạnh đang gặp nguy hiểm ở Việt Nam: gọi 115 (cấp cứu), "
-        "113 (công an) hoặc 111 (Tổng đài quốc gia bảo vệ trẻ em), và nói ngay với một người ở gần.",
-        en="> **Safety.** This model was made to learn a technique; it is no counselling tool, and must not "
-        "be used to advise, to diagnose or to talk with people in distress. It may miss a crisis or write a "
+    return tr(
+        "> **Safety.** This model was made to learn a technique; it is no counselling tool, and must not be "
+        "used to advise, to diagnose or to talk with people in distress. It may miss a crisis or write a "
         "wrong number. If you or somebody near you is in danger in Vietnam: call 115 (ambulance), 113 "
         "(police) or 111 (national child protection helpline), and tell somebody near you at once.",
     )

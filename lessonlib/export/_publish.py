@@ -14,20 +14,17 @@ from typing import TYPE_CHECKING
 
 from lessonlib.export._hub_login import hub_login
 from lessonlib.export._loopback import HubServer, on_this_machine, reachable
-from lessonlib.export._model_card import model_card
-from lessonlib.export._model_card import save as save_card
 from lessonlib.export._publish_checks import Contents, check, listed
 from lessonlib.export._publish_errors import explained
 from lessonlib.runtime._detect import Runtime, headless, secret
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, tr
 
 if TYPE_CHECKING:
     import pandas as pd
     from huggingface_hub import CommitInfo, HfApi
 
-__all__ = ["Hub", "compare", "hub", "model_card", "plan", "push", "rehearsal_hub", "save_card"]
 
-MADE_BY_THE_HUB = (".gitattributes",)
+_MADE_BY_THE_HUB = (".gitattributes",)
 
 
 class Hub:
@@ -82,27 +79,22 @@ def hub(runtime: Runtime, *, ask: bool = False) -> Hub:
     Raises:
         LessonError: a token that the Hub refuses, or that may only read; see `_hub_login.hub_login`.
     """
-    why = text(vi="chạy thử", en="rehearsal")
+    why = tr("rehearsal")
     if runtime.profile != "rehearsal":
         try:
             token = secret("HF_TOKEN", ask=ask)
         except LessonError:
-            why = text(vi="chưa có HF_TOKEN", en="no HF_TOKEN")
+            why = tr("no HF_TOKEN")
         else:
             found = Hub(None, token)
             print(f"Hub: huggingface.co/{found.user}")
             return found
-    print(
-        text(
-            vi=f"Hub: trên chính máy này ({why}), không có gì được gửi ra ngoài.",
-            en=f"Hub: on this machine ({why}), nothing is sent anywhere.",
-        )
-    )
+    print(tr("Hub: on this machine ({why}), nothing is sent anywhere.", why=why))
     return rehearsal_hub()
 
 
 def rehearsal_hub(user: str = "learner") -> Hub:
-    """A Hub on this machine with a made-up account and token; see `loopback.HubServer`.
+    """A Hub on this machine with a made-up account and token; see `_loopback.HubServer`.
 
     Args:
         user: the account's name.
@@ -112,25 +104,6 @@ def rehearsal_hub(user: str = "learner") -> Hub:
     """
     server = HubServer(user=user).start()
     return Hub(server, server.token)
-
-
-def plan(contents: Contents) -> "pd.DataFrame":
-    """What `push` would send.
-
-    Args:
-        contents: a folder, or {path in the repository: folder or file}, "." for its root. Hidden files are
-            left out.
-
-    Returns:
-        A DataFrame with a row for each file and the columns file (its path in the repository) and bytes.
-
-    Raises:
-        LessonError: nothing there; two files for one place; a link that leads out of its folder.
-    """
-    import pandas as pd
-
-    rows = [(name, path.stat().st_size) for name, path in listed(contents).items()]
-    return pd.DataFrame(rows, columns=["file", "bytes"])
 
 
 def push(
@@ -150,7 +123,8 @@ def push(
     all are, there is no commit. Files in the repository that are not among `contents` stay.
 
     Args:
-        contents: as for `plan`; the root needs a model card, README.md.
+        contents: a folder, or {path in the repository: folder or file}, "." for its root. Hidden files are
+            left out; the root needs a model card, README.md.
         repo_id: "owner/name".
         token: one that may write; never printed or stored.
         private: make the repository private. One that is public already is not pushed to as private; one that
@@ -163,7 +137,7 @@ def push(
         its page.
 
     Raises:
-        LessonError: what `publish_checks.check` finds; no such right; a public repository; a Hub that is out
+        LessonError: what `_publish_checks.check` finds; no such right; a public repository; a Hub that is out
             of reach, breaks off or refuses; one on this machine, and no room for its copy.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -181,12 +155,12 @@ def push(
         operations = [CommitOperationAdd(name, path) for name, path in files.items()]
         done = api.create_commit(repo_id, operations, commit_message=message, parent_commit=parent)
     if done.oid == parent:
-        print(text(vi=f"{repo_id} đã có đúng các tệp này.", en=f"{repo_id} has these very files already."))
+        print(tr("{repo_id} has these very files already.", repo_id=repo_id))
     else:
         print(
-            text(
-                vi=f"Đã đưa {len(files)} tệp ({size / 1e6:.1f} MB) lên {repo_id} trong một commit.",
-                en=f"Pushed {len(files)} files ({size / 1e6:.1f} MB) to {repo_id} in one commit.",
+            tr(
+                "Pushed {count} files ({size:.1f} MB) to {repo_id} in one commit.",
+                count=len(files), size=size / 1000000.0, repo_id=repo_id,
             )
         )
     return done
@@ -198,7 +172,7 @@ def compare(
     """Download what is in a repository, file by file, and hold it against what is here.
 
     Args:
-        contents: as for `plan`.
+        contents: as for `push`.
         repo_id: "owner/name".
         revision: the commit, `push(...).oid`.
         token: for a private repository.
@@ -223,7 +197,7 @@ def compare(
     with reachable(endpoint), explained(repo_id), _bars():
         entries = list(api.list_repo_tree(repo_id, recursive=True, revision=revision))
         there = {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
-        names = sorted((files.keys() | there.keys()) - {*MADE_BY_THE_HUB} | files.keys())
+        names = sorted((files.keys() | there.keys()) - {*_MADE_BY_THE_HUB} | files.keys())
         for name in names:
             here = files.get(name)
             arrived: tuple[int | None, str | None] = (None, None)
@@ -244,10 +218,9 @@ def _check_visibility(api: "HfApi", repo_id: str, private: bool) -> None:
         return
     if private and not found.private:
         raise LessonError(
-            vi=f"{repo_id} đã có và đang công khai, nên mọi thứ đưa lên ai cũng thấy. Nếu đúng ý bạn: "
-            "private=False. Nếu không: chọn tên khác, hoặc đổi sang private trong phần Settings của repo.",
-            en=f"{repo_id} exists and is public: everybody would see what you push. If you mean it: "
+            "{repo_id} exists and is public: everybody would see what you push. If you mean it: "
             "private=False. If not: choose another name, or make it private in the repository's settings.",
+            repo_id=repo_id,
         )
 
 
@@ -263,11 +236,9 @@ def _check_room(folder: str, size: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < size:
         raise LessonError(
-            vi=f"Không đủ chỗ cho bản sao của {what}: cần {size / 1e9:.2f} GB ở {folder}, chỉ còn "
-            f"{free / 1e9:.2f} GB. Hãy xóa bớt, hoặc đặt biến TMPDIR sang ổ khác trước khi mở Jupyter.",
-            en=f"There is no room for a copy of {what}: {size / 1e9:.2f} GB are needed in {folder}, "
-            f"{free / 1e9:.2f} GB are free. Delete something, or point TMPDIR to another disk before you "
-            "start Jupyter.",
+            "There is no room for a copy of {what}: {size:.2f} GB are needed in {folder}, {free:.2f} GB are "
+            "free. Delete something, or point TMPDIR to another disk before you start Jupyter.",
+            what=what, size=size / 1000000000.0, folder=folder, free=free / 1000000000.0,
         )
 
 

@@ -17,18 +17,18 @@ from lessonlib.runtime._language import LessonError
 
 Contents = str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]]
 
-CARD = "README.md"
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
-SAFE = (".safetensors", ".gguf")  # formats that hold numbers and text, whatever their first bytes are
-SCANNED = 64 * 2**20  # bytes at a file's start that are looked through: weights have their text there
-TOKENS = {
+_CARD = "README.md"
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+_SAFE = (".safetensors", ".gguf")  # formats that hold numbers and text, whatever their first bytes are
+_SCANNED = 64 * 2**20  # bytes at a file's start that are looked through: weights have their text there
+_TOKENS = {
     "Hugging Face": re.compile(rb"hf_[A-Za-z0-9]{30,}"),
     "Weights & Biases": re.compile(
         rb"wandb_v1_\w{20,}|(?:wandb|WANDB|api_?key|API_?KEY|password)[^\n]{0,40}?\b[0-9a-f]{40}\b"
     ),
 }
-SECRET_NAMES = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD)$")
-BLANK_FORM = "[More Information Needed]"  # what peft and huggingface_hub leave to be filled in
+_SECRET_NAMES = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD)$")
+_BLANK_FORM = "[More Information Needed]"  # what peft and huggingface_hub leave to be filled in
 
 
 def listed(contents: Contents) -> dict[str, Path]:
@@ -48,9 +48,8 @@ def listed(contents: Contents) -> dict[str, Path]:
             target = "/".join(part for part in (*Path(place).parts, *Path(name).parts))
             if target in found:
                 raise LessonError(
-                    vi=f"Có hai tệp cho cùng một chỗ {target}: {found[target]} và {path}. Hãy bỏ bớt một "
-                    "tệp.",
-                    en=f"Two files want the place {target}: {found[target]} and {path}. Leave one out.",
+                    "Two files want the place {target}: {found} and {path}. Leave one out.",
+                    target=target, found=found[target], path=path,
                 )
             found[target] = path
     return dict(sorted(found.items()))
@@ -71,7 +70,7 @@ def check(files: Mapping[str, Path], repo_id: str, *, private: bool, secrets: tu
             model card, one without licence, an empty form; what a Llama licence asks and is missing.
     """
     _check_repo_id(repo_id)
-    known = {value for name, value in os.environ.items() if SECRET_NAMES.search(name) and len(value) >= 16}
+    known = {value for name, value in os.environ.items() if _SECRET_NAMES.search(name) and len(value) >= 16}
     for name, path in files.items():
         _check_pickle(name, path)
         _check_tokens(name, path, known | set(secrets))
@@ -93,15 +92,13 @@ def _below(source: Path) -> dict[str, Path]:
             continue
         if not path.resolve().is_relative_to(top):
             raise LessonError(
-                vi=f"{path} là liên kết (link) trỏ ra ngoài {source}. Hãy thay bằng chính tệp đó, hoặc xóa "
-                "nó.",
-                en=f"{path} is a link that leads out of {source}. Put the file itself there, or delete it.",
+                "{path} is a link that leads out of {source}. Put the file itself there, or delete it.",
+                path=path, source=source,
             )
         found["/".join(parts)] = path
     if not found:
         raise LessonError(
-            vi=f"Không có tệp nào để đưa lên trong {source}. Hãy xuất mô hình trước (lessonlib.export).",
-            en=f"There is no file to push in {source}. Export the model first (lessonlib.export).",
+            "There is no file to push in {source}. Export the model first (lessonlib.export).", source=source,
         )
     return found
 
@@ -117,16 +114,15 @@ def _check_repo_id(repo_id: str) -> None:
         good = False
     if not good:
         raise LessonError(
-            vi=f"{repo_id!r} không phải tên repo hợp lệ. Hãy viết 'tên-tài-khoản/tên-mô-hình': chữ không "
-            "dấu, số, '-', '_', '.', không có dấu cách, nhiều nhất 96 ký tự.",
-            en=f"{repo_id!r} is no name for a repository. Write 'account/model': plain letters, digits, "
-            "'-', '_', '.', no blanks, 96 characters at most.",
+            "{repo_id!r} is no name for a repository. Write 'account/model': plain letters, digits, '-', "
+            "'_', '.', no blanks, 96 characters at most.",
+            repo_id=repo_id,
         )
 
 
 def _check_pickle(name: str, path: Path) -> None:
-    pickled = name.endswith(PICKLES)
-    if not pickled and not name.endswith(SAFE):
+    pickled = name.endswith(_PICKLES)
+    if not pickled and not name.endswith(_SAFE):
         with path.open("rb") as file:
             start = file.read(2)
         pickled = start[:1] == b"\x80" and start[1:] in (b"\x02", b"\x03", b"\x04", b"\x05")
@@ -135,51 +131,44 @@ def _check_pickle(name: str, path: Path) -> None:
                 pickled |= any(member.endswith(".pkl") for member in inner.namelist())
     if pickled:
         raise LessonError(
-            vi=f"{name} là pickle: ai mở nó cũng chạy luôn mã bên trong. Hãy lưu trọng số bằng safetensors "
-            "(save_pretrained) và xóa tệp này khỏi thư mục.",
-            en=f"{name} is a pickle: opening it runs whatever code is in it. Save weights as safetensors "
+            "{name} is a pickle: opening it runs whatever code is in it. Save weights as safetensors "
             "(save_pretrained), and delete this file from the folder.",
+            name=name,
         )
 
 
 def _check_tokens(name: str, path: Path, secrets: set[str]) -> None:
     with path.open("rb") as file:
-        data = file.read(SCANNED)
-    found = [owner for owner, pattern in TOKENS.items() if pattern.search(data)]
+        data = file.read(_SCANNED)
+    found = [owner for owner, pattern in _TOKENS.items() if pattern.search(data)]
     if found or any(secret.encode() in data for secret in secrets if secret):
         owner = f" ({found[0]})" if found else ""
-        raise LessonError(  # never the token itself
-            vi=f"Trong {name} có token hoặc khóa bí mật{owner}. Hãy xóa nó khỏi tệp và thu hồi token đó "
-            "ở trang cài đặt của dịch vụ, vì có thể nó đã lộ ở chỗ khác.",
-            en=f"There is a token or secret key in {name}{owner}. Take it out of the file, and revoke it "
-            "on the service's settings page: it may have leaked elsewhere, too.",
+        raise LessonError(
+            "There is a token or secret key in {name}{owner}. Take it out of the file, and revoke it on the "
+            "service's settings page: it may have leaked elsewhere, too.",
+            name=name, owner=owner,
         )
 
 
 def _check_card(files: Mapping[str, Path]) -> str:
     """The licence that the card names."""
-    if CARD not in files:
+    if _CARD not in files:
         raise LessonError(
-            vi="Thiếu README.md (model card) ở gốc repo. Hãy tạo bằng publish.model_card rồi "
-            "publish.save_card.",
-            en="README.md, the model card, is missing in the repository's root. Make one with "
-            "publish.model_card and publish.save_card.",
+            "README.md, the model card, is missing in the repository's root. Make one with "
+            "export.model_card and export.save_card.",
         )
-    written = files[CARD].read_text(encoding="utf-8")
+    written = files[_CARD].read_text(encoding="utf-8")
     licence = _metadata(written).get("license")
     if not licence:
         raise LessonError(
-            vi="README.md không ghi giấy phép trong phần metadata (license: ...). Hãy tạo lại bằng "
-            "publish.model_card(licence=...).",
-            en="README.md names no licence in its metadata (license: ...). Make it with "
-            "publish.model_card(licence=...).",
+            "README.md names no licence in its metadata (license: ...). Make it with "
+            "export.model_card(licence=...).",
         )
-    if BLANK_FORM in written:
+    if _BLANK_FORM in written:
         raise LessonError(
-            vi=f"README.md còn chỗ chưa điền ({BLANK_FORM}). Hãy điền vào, hoặc tạo lại bằng "
-            "publish.model_card.",
-            en=f"README.md is a form that nobody filled in ({BLANK_FORM}). Fill it in, or make one with "
-            "publish.model_card.",
+            "README.md is a form that nobody filled in ({blank_form}). Fill it in, or make one with "
+            "export.model_card.",
+            blank_form=_BLANK_FORM,
         )
     return str(licence)
 
@@ -192,15 +181,13 @@ def _metadata(card: str) -> dict[str, Any]:
         return ModelCard(card, ignore_metadata_errors=True).data.to_dict()
     except (YAMLError, ValueError):
         raise LessonError(
-            vi="Phần metadata ở đầu README.md (giữa hai dòng ---) không phải YAML hợp lệ. Hãy sửa lại, hoặc "
-            "tạo lại bằng publish.model_card.",
-            en="The metadata at the top of README.md (between two lines of ---) is no YAML. Mend it, or "
-            "make a card with publish.model_card.",
+            "The metadata at the top of README.md (between two lines of ---) is no YAML. Mend it, or make a "
+            "card with export.model_card.",
         ) from None
 
 
 def _check_llama(files: Mapping[str, Path], licence: str, private: bool) -> None:
-    written = files[CARD].read_text(encoding="utf-8")
+    written = files[_CARD].read_text(encoding="utf-8")
     missing = [] if licences.BUILT_WITH in written else [f"'{licences.BUILT_WITH}' (README.md)"]
     if not private:
         notice = files.get(licences.NOTICE_FILE)
@@ -211,9 +198,8 @@ def _check_llama(files: Mapping[str, Path], licence: str, private: bool) -> None
     if missing:
         listed = ", ".join(missing)
         raise LessonError(
-            vi=f"Giấy phép {licence} (mục 1.b) còn thiếu: {listed}. publish.model_card và publish.save_card "
-            "viết README.md và NOTICE; LICENSE.txt thì chép từ repo của mô hình gốc.",
-            en=f"The licence {licence} (1.b) asks for what is missing: {listed}. publish.model_card and "
-            "publish.save_card write README.md and NOTICE; copy LICENSE.txt from the base model's "
+            "The licence {licence} (1.b) asks for what is missing: {listed}. export.model_card and "
+            "export.save_card write README.md and NOTICE; copy LICENSE.txt from the base model's "
             "repository.",
+            licence=licence, listed=listed,
         )

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lessonlib.evaluation._answers import stop_ids
-from lessonlib.evaluation._parity import Parity, parity
-from lessonlib.lora._config import saved_embeddings, trained_rows
+from lessonlib.lora._rows import saved_embeddings, trained_rows
 from lessonlib.runtime._language import LessonError
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Parity", "merge", "parity", "save_adapter"]
 
 MARKER = "lessonlib_export.json"  # says that a folder is an export, and of what: only then may one replace it
 BESIDE_WEIGHTS = 64 * 2**20  # bytes left for tokenizer and configuration
@@ -41,7 +39,7 @@ def save_adapter(
     adapter fits no other weights. Load it with `PeftModel.from_pretrained(base, folder)`.
 
     Of an embedding in which only new tokens are trained, these rows are saved and not the whole matrix. So
-    the base must have them before: load the base, call `special_tokens.add(base, tokenizer, tokens)` with
+    the base must have them before: load the base, call `lora.add_tokens(base, tokenizer, tokens)` with
     its own tokenizer or the one saved here, then `PeftModel.from_pretrained(base, folder)`.
 
     Args:
@@ -114,11 +112,7 @@ def merge(
     four_bit = getattr(base, "is_loaded_in_4bit", False)
     if getattr(base.config, "quantization_config", None) is not None and not four_bit:
         raise LessonError(
-            vi="Mô hình gốc đang được lượng tử hóa theo cách khác với 4-bit của bitsandbytes (chẳng hạn "
-            "8-bit): nếu merge luôn, phép làm tròn sẽ xóa mất một phần đáng kể những gì adapter học được. "
-            "Hãy lưu adapter, nạp lại mô hình gốc không lượng tử hóa, gắn adapter bằng "
-            "PeftModel.from_pretrained rồi mới merge.",
-            en="The base model is quantised otherwise than to bitsandbytes' 4 bits (to 8 bits, say): merging "
+            "The base model is quantised otherwise than to bitsandbytes' 4 bits (to 8 bits, say): merging "
             "into it would round away much of what the adapter learnt. Save the adapter, load the base "
             "unquantised, put the adapter on it with PeftModel.from_pretrained, then merge.",
         )
@@ -149,10 +143,9 @@ def _merged_copy(model: "PeftModel", dtype: "torch.dtype") -> Any:
         merged = copy.merge_and_unload(safe_merge=True)  # safe: looks for NaN and infinity in each sum
     except ValueError as error:
         raise LessonError(
-            vi=f"Merge cho ra NaN hoặc vô cực ({error}). Hãy merge bằng dtype=torch.float32, hoặc nạp lại "
-            "checkpoint còn tốt.",
-            en=f"Merging gave NaN or infinity ({error}). Merge with dtype=torch.float32, or load a good "
+            "Merging gave NaN or infinity ({error}). Merge with dtype=torch.float32, or load a good "
             "checkpoint.",
+            error=error,
         ) from error
     return merged
 
@@ -216,28 +209,24 @@ def _check_adapter(model: Any, *, allow_no_effect: bool) -> None:
 
     if not isinstance(model, PeftModel):
         raise LessonError(
-            vi=f"{type(model).__name__} không phải là PeftModel, nên không có adapter nào để lưu. Hãy truyền "
-            "vào trainer.model, hoặc mô hình mà get_peft_model trả về.",
-            en=f"{type(model).__name__} is no PeftModel, so there is no adapter to save. Pass trainer.model, "
-            "or the model that get_peft_model gave.",
+            "{name} is no PeftModel, so there is no adapter to save. Pass trainer.model, or the model that "
+            "get_peft_model gave.",
+            name=type(model).__name__,
         )
     adapter = _trained(model)
     for name, weight in adapter.items():
         if not torch.isfinite(weight).all():
             raise LessonError(
-                vi=f"Adapter có NaN hoặc vô cực, đầu tiên ở {name}. Hãy nạp lại checkpoint còn tốt và giảm "
-                "learning rate.",
-                en=f"The adapter holds NaN or infinity, first in {name}. Load the last good checkpoint and "
+                "The adapter holds NaN or infinity, first in {name}. Load the last good checkpoint and "
                 "lower the learning rate.",
+                name=name,
             )
     settings: Any = model.active_peft_config  # other methods than LoRA lack these fields
     trains_more = bool(getattr(settings, "modules_to_save", None)) or _rows_have_moved(model)
     outer = [weight for name, weight in adapter.items() if "lora_B" in name or "lora_embedding_B" in name]
     if outer and not trains_more and not allow_no_effect and not any(weight.any() for weight in outer):
         raise LessonError(
-            vi="Adapter không có tác dụng: mọi ma trận B đều bằng 0, như lúc chưa huấn luyện. Hãy kiểm tra "
-            "xem trainer.train() đã chạy xong chưa, và bạn có đang lưu đúng trainer.model không.",
-            en="The adapter has no effect: every B matrix is zero, as before training. Check that "
+            "The adapter has no effect: every B matrix is zero, as before training. Check that "
             "trainer.train() ran to its end and that it is trainer.model that you save.",
         )
 
@@ -315,10 +304,9 @@ def _check_place(folder: Path, kind: str) -> None:
     found = json.loads(marker.read_text(encoding="utf-8"))["kind"] if marker.is_file() else None
     if found != kind:
         raise LessonError(
-            vi=f"{folder} đã có sẵn mà không phải là kết quả xuất {kind!r} của lessonlib, nên không được ghi "
-            "đè. Hãy chọn thư mục khác.",
-            en=f"{folder} exists already and is no lessonlib export of the kind {kind!r}, so it must not be "
+            "{folder} exists already and is no lessonlib export of the kind {kind!r}, so it must not be "
             "overwritten. Choose another folder.",
+            folder=folder, kind=kind,
         )
 
 
@@ -327,8 +315,7 @@ def check_disk(parent: Path, needed: int) -> None:
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise LessonError(
-            vi=f"Không đủ chỗ trên đĩa: cần {needed / 1e9:.2f} GB ở {parent}, chỉ còn {free / 1e9:.2f} GB. "
-            "Hãy xóa bớt checkpoint cũ, hoặc chọn thư mục ở ổ đĩa khác.",
-            en=f"The disk is too full: {needed / 1e9:.2f} GB are needed in {parent}, {free / 1e9:.2f} GB are "
-            "free. Delete old checkpoints, or choose a folder on another disk.",
+            "The disk is too full: {needed:.2f} GB are needed in {parent}, {free:.2f} GB are free. Delete "
+            "old checkpoints, or choose a folder on another disk.",
+            needed=needed / 1000000000.0, parent=parent, free=free / 1000000000.0,
         )

@@ -4,6 +4,7 @@ It knows tokenizers and chat templates, and nothing of the model that will learn
 """
 
 from lessonlib.formatting._chat import encode as encode_chats
+from lessonlib.formatting._chat import fold_system
 from lessonlib.formatting._chat import prompts as chat_prompts
 from lessonlib.formatting._chat import usable as usable_chats
 from lessonlib.formatting._rows import encode, to_prompt_completion
@@ -14,6 +15,7 @@ __all__ = [
     "check_text",
     "encode",
     "encode_chats",
+    "fold_system",
     "text_loss",
     "to_prompt_completion",
     "usable_chats",

@@ -11,8 +11,9 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lessonlib.formatting._rows import IGNORED, each_split, first_few, opening
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.formatting._rows import each_split, first_few
+from lessonlib.formatting._text_column import IGNORED, opening
+from lessonlib.runtime._language import LessonError, Translated, tr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 Data = TypeVar("Data", "Dataset", "DatasetDict")
 Message = dict[str, str]
-ROLES = ("system", "user", "assistant")
+_ROLES = ("system", "user", "assistant")
 
 
 def encode(
@@ -120,7 +121,7 @@ def prompts(
     Returns:
         (prompts, references): the history as the template renders it, up to where the assistant begins to
         speak, and the text that it said. Prompts end as the template opens an answer, for Phi-3 with
-        "<|assistant|>" and a line break, which `evaluation.prompt_ids` lets pass.
+        "<|assistant|>" and a line break, which `evaluation.answers` lets pass.
 
     Raises:
         LessonError: as `encode`.
@@ -171,10 +172,7 @@ def usable(
         else:
             good.append(number)
     if not good:
-        raise LessonError(
-            vi=f"Không dòng nào dùng được. Lỗi đầu tiên: {problems[0][1]}",
-            en=f"Not one row can be used. The first problem: {problems[0][1]}",
-        )
+        raise LessonError("Not one row can be used. The first problem: {problems}", problems=problems[0][1])
     return dataset.select(good), pd.DataFrame(problems, columns=["row", "reason"])
 
 
@@ -182,7 +180,7 @@ def fold_system(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The same conversation without a system message: its text stands in front of the first user turn.
 
     For templates that know no system role, such as Gemma-2's:
-    `dataset.map(lambda row: {"messages": chat.fold_system(row["messages"])})`.
+    `dataset.map(lambda row: {"messages": formatting.fold_system(row["messages"])})`.
 
     Args:
         messages: one conversation; it is not changed.
@@ -197,8 +195,7 @@ def fold_system(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         return [dict(message) for message in messages]
     if len(messages) < 2 or messages[1]["role"] != "user":
         raise LessonError(
-            vi="Sau tin nhắn system không có lượt user nào để ghép vào. Hãy kiểm tra lại hội thoại này.",
-            en="No user turn follows the system message, so there is nothing to fold it into. Look at this "
+            "No user turn follows the system message, so there is nothing to fold it into. Look at this "
             "conversation again.",
         )
     system, user, *rest = [dict(message) for message in messages]
@@ -227,10 +224,8 @@ class _Template:
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", options: Mapping[str, Any] | None) -> None:
         if not tokenizer.chat_template:
             raise LessonError(
-                vi="Tokenizer không có chat template: đây là tokenizer của một mô hình gốc (base). Hãy dùng "
-                "mô hình instruct, hoặc formatting.to_prompt_completion với mẫu của riêng bạn.",
-                en="The tokenizer has no chat template: it belongs to a base model. Use an instruct model, "
-                "or formatting.to_prompt_completion with a template of your own.",
+                "The tokenizer has no chat template: it belongs to a base model. Use an instruct model, or "
+                "formatting.to_prompt_completion with a template of your own.",
             )
         self.tokenizer = tokenizer
         self.options = dict(options or {})
@@ -244,46 +239,42 @@ class _Template:
         """Role and text of each message; whatever else a row has there never reaches the template."""
         if not messages or not isinstance(messages, list) or not isinstance(messages[0], Mapping):
             raise LessonError(
-                vi=f"Dòng {number}: hội thoại trống, hoặc không phải là danh sách các {{role, content}}. "
-                "Hãy bỏ hoặc sửa dòng này.",
-                en=f"Row {number}: the conversation is empty, or it is no list of {{role, content}}. Drop or "
+                "Row {number}: the conversation is empty, or it is no list of {{role, content}}. Drop or "
                 "mend this row.",
+                number=number,
             )
         start = 1 if messages[0].get("role") == "system" else 0
         for turn, message in enumerate(messages):
             role, content = message.get("role"), message.get("content")
             wanted = "system" if turn < start else ("user", "assistant")[(turn - start) % 2]
-            if role not in ROLES:
+            if role not in _ROLES:
                 raise LessonError(
-                    vi=f"Dòng {number}, lượt {turn}: không có vai trò {role!r}. Chỉ có: {', '.join(ROLES)}.",
-                    en=f"Row {number}, turn {turn}: there is no role {role!r}, only {', '.join(ROLES)}.",
+                    "Row {number}, turn {turn}: there is no role {role!r}, only {roles}.",
+                    number=number, turn=turn, role=role, roles=", ".join(_ROLES),
                 )
             if role != wanted:
                 raise LessonError(
-                    vi=f"Dòng {number}, lượt {turn}: gặp {role!r} ở chỗ phải là {wanted!r}. Thứ tự phải là "
-                    "system (có thể không có), user, assistant, user, assistant, ...",
-                    en=f"Row {number}, turn {turn}: {role!r} stands where {wanted!r} has to. The order is "
+                    "Row {number}, turn {turn}: {role!r} stands where {wanted!r} has to. The order is "
                     "system (or none), user, assistant, user, assistant, ...",
+                    number=number, turn=turn, role=role, wanted=wanted,
                 )
             if not isinstance(content, str) or not content.strip():
                 raise LessonError(
-                    vi=f"Dòng {number}, lượt {turn} ({role}): không có văn bản (giá trị là {content!r}).",
-                    en=f"Row {number}, turn {turn} ({role}): there is no text (the value is {content!r}).",
+                    "Row {number}, turn {turn} ({role}): there is no text (the value is {content!r}).",
+                    number=number, turn=turn, role=role, content=content,
                 )
             mark = next((mark for mark in self.marks if mark in content), None)
             if mark is not None:
                 raise LessonError(
-                    vi=f"Dòng {number}, lượt {turn} ({role}): văn bản chứa token đặc biệt {mark!r} của chat "
-                    "template, nên mô hình sẽ đọc thành ranh giới giữa hai lượt. Hãy xóa nó khỏi văn bản.",
-                    en=f"Row {number}, turn {turn} ({role}): the text holds {mark!r}, a special token of the "
+                    "Row {number}, turn {turn} ({role}): the text holds {mark!r}, a special token of the "
                     "chat template, which the model would read as the border of a turn. Take it out.",
+                    number=number, turn=turn, role=role, mark=mark,
                 )
         if messages[-1]["role"] != "assistant":
             raise LessonError(
-                vi=f"Dòng {number}: lượt cuối ({len(messages) - 1}) là {messages[-1]['role']!r}, không phải "
-                "'assistant', nên không có câu trả lời để học. Hãy bỏ lượt đó.",
-                en=f"Row {number}: the last turn ({len(messages) - 1}) is {messages[-1]['role']!r}, not "
-                "'assistant', so there is no answer to learn. Leave that turn out.",
+                "Row {number}: the last turn ({count}) is {messages!r}, not 'assistant', so there is no "
+                "answer to learn. Leave that turn out.",
+                number=number, count=len(messages) - 1, messages=messages[-1]["role"],
             )
         return [{"role": message["role"], "content": message["content"]} for message in messages]
 
@@ -294,10 +285,10 @@ class _Template:
         try:
             return self._rendered(messages, ask)
         except TemplateError as error:
-            cure = _FOLD if self._takes_folded(messages, ask) else {"vi": "", "en": ""}
+            cure = _FOLD if self._takes_folded(messages, ask) else ""
             raise LessonError(
-                vi=f"Dòng {number}: chat template từ chối hội thoại này ({error}).{cure['vi']}",
-                en=f"Row {number}: the chat template refuses this conversation ({error}).{cure['en']}",
+                "Row {number}: the chat template refuses this conversation ({error}).{cure}",
+                number=number, error=error, cure=cure,
             ) from error
 
     def _rendered(self, messages: list[Message], ask: bool) -> str:
@@ -327,12 +318,11 @@ class _Template:
         whole_text = self.text(messages, number)
         for turn, message in enumerate(messages):
             if message["content"].strip() not in whole_text:
-                cure = _FOLD if message["role"] == "system" else {"vi": "", "en": ""}
+                cure = _FOLD if message["role"] == "system" else ""
                 raise LessonError(
-                    vi=f"Dòng {number}, lượt {turn} ({message['role']}): chat template bỏ mất văn bản này mà "
-                    f"không báo gì.{cure['vi']}",
-                    en=f"Row {number}, turn {turn} ({message['role']}): the chat template leaves this text "
-                    f"out without a word.{cure['en']}",
+                    "Row {number}, turn {turn} ({role}): the chat template leaves this text out without a "
+                    "word.{cure}",
+                    number=number, turn=turn, role=message["role"], cure=cure,
                 )
         whole = self.ids(whole_text)
         spans = []
@@ -341,14 +331,11 @@ class _Template:
             before = self.ids(before_text)
             if not whole_text.startswith(before_text) or whole[: len(before)] != before:
                 raise LessonError(
-                    vi=f"Dòng {number}, lượt {turn}: token của prompt (lịch sử hội thoại và phần mở đầu câu "
-                    "trả lời) không trùng với phần đầu của cả dòng, nên lúc trả lời mô hình sẽ gặp một chuỗi "
-                    "token chưa được học. Chat template thay đổi các lượt trước, hoặc kết thúc bằng dấu "
-                    "cách; hãy thử train_on='last' hoặc sửa template.",
-                    en=f"Row {number}, turn {turn}: the ids of the prompt (the history and what opens the "
+                    "Row {number}, turn {turn}: the ids of the prompt (the history and what opens the "
                     "answer) are not those that the row begins with, so in answering the model would see "
-                    "tokens that it never learnt from. The chat template changes earlier turns, or ends in a "
-                    "space; try train_on='last', or mend the template.",
+                    "tokens that it never learnt from. The chat template changes earlier turns, or ends in "
+                    "a space; try train_on='last', or mend the template.",
+                    number=number, turn=turn,
                 )
             last = turn == len(messages) - 1
             closed_text = whole_text if last else self.text(messages[: turn + 1], number)
@@ -356,22 +343,18 @@ class _Template:
             end = len(whole) if last else _agree(self.ids(closed_text), whole)
             if said is None or end <= _agree(self.ids(closed_text[:said]), whole):
                 raise LessonError(
-                    vi=f"Dòng {number}, lượt {turn}: chat template không đặt token kết thúc nào sau lượt "
-                    "này, hoặc viết lượt này khác đi khi hội thoại còn tiếp, nên mô hình sẽ không học được "
-                    "lúc nào phải dừng. Hãy thử train_on='last' hoặc sửa template.",
-                    en=f"Row {number}, turn {turn}: the chat template puts no end mark after this turn, or "
+                    "Row {number}, turn {turn}: the chat template puts no end mark after this turn, or "
                     "writes the turn differently when the conversation goes on, so the model would never "
                     "learn when to stop. Try train_on='last', or mend the template.",
+                    number=number, turn=turn,
                 )
             spans.append((len(before), end))
         return whole, spans
 
 
-_FOLD = {
-    "vi": " Template này không có vai trò system: hãy ghép văn bản system vào lượt user đầu tiên bằng "
-    "chat.fold_system.",
-    "en": " It has no system role: put the system text into the first user turn with chat.fold_system.",
-}
+_FOLD = Translated(
+    " It has no system role: put the system text into the first user turn with formatting.fold_system.",
+)
 
 
 def _message_end(rendered: str, content: str, start: int) -> int | None:
@@ -395,43 +378,37 @@ def _conversations(dataset: "Dataset") -> Iterator[tuple[int, Any]]:
     if "messages" not in dataset.column_names:
         there = ", ".join(dataset.column_names)
         raise LessonError(
-            vi=f"Thiếu cột 'messages' (danh sách role và content); dữ liệu có: {there}.",
-            en=f"Column 'messages' (lists of role and content) is missing; the data has: {there}.",
+            "Column 'messages' (lists of role and content) is missing; the data has: {there}.", there=there,
         )
     if len(dataset) == 0:
-        raise LessonError(
-            vi="Không có hội thoại nào. Hãy xem lại các bước đọc và làm sạch dữ liệu.",
-            en="There are no conversations. Look again at how the data was read and cleaned.",
-        )
+        raise LessonError("There are no conversations. Look again at how the data was read and cleaned.")
     return enumerate(dataset["messages"])
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise LessonError(
-            vi=f"{name}={value!r} không hợp lệ. Hãy chọn: {', '.join(map(repr, known))}.",
-            en=f"There is no {name}={value!r}. Choose one of: {', '.join(map(repr, known))}.",
+            "There is no {name}={value!r}. Choose one of: {known}.",
+            name=name, value=value, known=", ".join(map(repr, known)),
         )
 
 
 def _too_long(rows: list[int], total: int, max_length: int, longest: int) -> LessonError:
     return LessonError(
-        vi=f"{len(rows)} trên {total} hội thoại dài hơn max_length={max_length} token (dòng "
-        f"{first_few(rows)}). Hãy tăng max_length lên {longest}, hoặc đặt long='cut_turns' (bỏ các lượt "
-        "cuối) hay long='drop' (bỏ cả dòng).",
-        en=f"{len(rows)} of {total} conversations are longer than max_length={max_length} tokens (rows "
-        f"{first_few(rows)}). Raise max_length to {longest}, or choose long='cut_turns' (leave out the last "
-        "turns) or long='drop' (leave out the rows).",
+        "{count} of {total} conversations are longer than max_length={max_length} tokens (rows {rows}). "
+        "Raise max_length to {longest}, or choose long='cut_turns' (leave out the last turns) or "
+        "long='drop' (leave out the rows).",
+        count=len(rows), total=total, max_length=max_length, rows=first_few(rows), longest=longest,
     )
 
 
 def _warn_long(dropped: list[int], cut: list[int], total: int, max_length: int) -> None:
     warnings.warn(
-        text(
-            vi=f"max_length={max_length}: trong {total} hội thoại, bỏ {len(dropped)} dòng "
-            f"({first_few(dropped) or '-'}), cắt lượt cuối của {len(cut)} dòng ({first_few(cut) or '-'}).",
-            en=f"max_length={max_length}: of {total} conversations {len(dropped)} were dropped (rows "
-            f"{first_few(dropped) or '-'}), {len(cut)} lost last turns (rows {first_few(cut) or '-'}).",
+        tr(
+            "max_length={max_length}: of {total} conversations {count} were dropped (rows {dropped}), "
+            "{count2} lost last turns (rows {cut}).",
+            max_length=max_length, total=total, count=len(dropped), dropped=first_few(dropped) or "-",
+            count2=len(cut), cut=first_few(cut) or "-",
         ),
         stacklevel=3,
     )

@@ -6,8 +6,7 @@ another before it. The course trains on `messages` (`_chat`) instead; this modul
 why, and to check a `text` column that somebody else made. Lessons meet it through `lessonlib.formatting`.
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lessonlib.runtime._language import LessonError
 
@@ -17,51 +16,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # torch.nn.CrossEntropyLoss's default ignore_index
-
-
-def as_text(
-    dataset: "Dataset",
-    tokenizer: "PreTrainedTokenizerBase",
-    *,
-    template_options: Mapping[str, Any] | None = None,
-) -> "Dataset":
-    """Each conversation as one string: system, question and answer, as the chat template writes them.
-
-    This is what the recipes with a `text` column do, without any check: `check_text` is the check.
-
-    Args:
-        dataset: conversations in the column `messages`.
-        tokenizer: the model's tokenizer, with its chat template.
-        template_options: further variables of the chat template, such as {"date_string": "26 Jul 2024"};
-            without it Llama 3's template writes the date of the day on which it is run into every row.
-
-    Returns:
-        A Dataset with the one column `text`. The others go, because a trainer that finds `messages` beside it
-        renders those again.
-
-    Raises:
-        LessonError: no column `messages`, or a tokenizer without a chat template.
-    """
-    from datasets import Dataset
-
-    if "messages" not in dataset.column_names:
-        there = ", ".join(dataset.column_names)
-        raise LessonError(
-            vi=f"Thiếu cột 'messages' (danh sách role và content); dữ liệu có: {there}.",
-            en=f"Column 'messages' (lists of role and content) is missing; the data has: {there}.",
-        )
-    if not tokenizer.chat_template:
-        raise LessonError(
-            vi="Tokenizer không có chat template: đây là tokenizer của một mô hình gốc (base). Hãy dùng mô "
-            "hình instruct.",
-            en="The tokenizer has no chat template: it belongs to a base model. Use an instruct model.",
-        )
-    options = dict(template_options or {})
-    made = [
-        str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
-        for messages in dataset["messages"]
-    ]
-    return Dataset.from_dict({"text": made})
 
 
 def check_text(
@@ -99,44 +53,37 @@ def check_text(
         count = ids.count(bos)
         if bos is not None and count > 1:
             raise LessonError(
-                vi=f"Dòng {number} có {count} token mở đầu {tokenizer.bos_token!r}: chat template đã ghi một "
-                "token vào chuỗi, tokenizer lại thêm một token nữa. Hãy đưa 'messages' cho chat.encode, hoặc "
-                "tách token với add_special_tokens=False.",
-                en=f"Row {number} has {count} opening tokens {tokenizer.bos_token!r}: the chat template "
-                "wrote one into the string and the tokenizer adds another. Give 'messages' to chat.encode, "
-                "or tokenise with add_special_tokens=False.",
+                "Row {number} has {count} opening tokens {bos_token!r}: the chat template wrote one into "
+                "the string and the tokenizer adds another. Give 'messages' to formatting.encode_chats, or "
+                "tokenise with add_special_tokens=False.",
+                number=number, count=count, bos_token=tokenizer.bos_token,
             )
         if bos is not None and opens and count == 0:
             raise LessonError(
-                vi=f"Dòng {number} không có token mở đầu {tokenizer.bos_token!r} (0 token), dù mô hình luôn "
-                "gặp nó ở đầu văn bản. Hãy đưa 'messages' cho chat.encode, hoặc bỏ add_special_tokens=False.",
-                en=f"Row {number} has no opening token {tokenizer.bos_token!r} (count 0), though the model "
-                "has always met it at a text's start. Give 'messages' to chat.encode, or leave out "
+                "Row {number} has no opening token {bos_token!r} (count 0), though the model has always met "
+                "it at a text's start. Give 'messages' to formatting.encode_chats, or leave out "
                 "add_special_tokens=False.",
+                number=number, bos_token=tokenizer.bos_token,
             )
         if not ends:
             continue
         names = ", ".join(repr(tokenizer.convert_ids_to_tokens(end)) for end in sorted(ends))
         if not _trailing_ends(ids, ends, tokenizer):
             raise LessonError(
-                vi=f"Dòng {number} không kết thúc bằng token kết thúc nào ({names}; 0 token), nên mô hình "
-                "không học được lúc nào phải dừng. Hãy đưa 'messages' cho chat.encode, hoặc thêm token đó "
-                "vào cuối chuỗi.",
-                en=f"Row {number} does not end with an end token ({names}; count 0), so the model could not "
-                "learn when to stop. Give 'messages' to chat.encode, or put the token at the string's end.",
+                "Row {number} does not end with an end token ({names}; count 0), so the model could not "
+                "learn when to stop. Give 'messages' to formatting.encode_chats, or put the token at the "
+                "string's end.",
+                number=number, names=names,
             )
         trailing = _trailing_ends(to_the_end, ends, tokenizer)
         twice = next((end for end in trailing if trailing.count(end) > 1), None)
         if twice is not None:
             raise LessonError(
-                vi=f"Dòng {number} kết thúc bằng {trailing.count(twice)} token "
-                f"{tokenizer.convert_ids_to_tokens(twice)!r} liền nhau: chat template đã ghi một token, mã "
-                "của bạn (hoặc trainer, nếu sau đó còn xuống dòng) lại thêm một token nữa. Hãy bỏ phần "
-                "'+ eos_token' và dấu xuống dòng ở cuối, hoặc đưa 'messages' cho chat.encode.",
-                en=f"Row {number} ends with {trailing.count(twice)} tokens "
-                f"{tokenizer.convert_ids_to_tokens(twice)!r} in a row: the chat template wrote one, and your "
-                "code (or the trainer, where a line break follows) adds another. Leave out '+ eos_token' and "
-                "the line break at the end, or give 'messages' to chat.encode.",
+                "Row {number} ends with {trailing} tokens {tokenizer!r} in a row: the chat template wrote "
+                "one, and your code (or the trainer, where a line break follows) adds another. Leave out '+ "
+                "eos_token' and the line break at the end, or give 'messages' to formatting.encode_chats.",
+                number=number, trailing=trailing.count(twice),
+                tokenizer=tokenizer.convert_ids_to_tokens(twice),
             )
 
 
@@ -147,14 +94,14 @@ def text_loss(
     *,
     column: str = "text",
 ) -> "pd.DataFrame":
-    """What plain TRL trains on given a `text` column, against the same conversations from `chat.encode`.
+    """What plain TRL trains on given a `text` column, against the same conversations from `encode_chats`.
 
     Given `text`, TRL tokenises the string with a BOS in front and every token carries loss: the system
     message, the question and the headers are learnt like the answer.
 
     Args:
-        dataset: the strings, such as `as_text` makes them.
-        encoded: the same conversations, row by row, with `input_ids` and `labels` (`chat.encode`).
+        dataset: the strings, one for each conversation.
+        encoded: the same conversations, row by row, with `input_ids` and `labels` (`encode_chats`).
         tokenizer: the model's tokenizer.
         column: the column of strings.
 
@@ -172,10 +119,9 @@ def text_loss(
     texts = _texts(dataset, column)
     if len(texts) != len(encoded):
         raise LessonError(
-            vi=f"Cột {column!r} có {len(texts)} dòng nhưng dữ liệu đã mã hóa có {len(encoded)}. Hãy tạo cả "
-            "hai từ cùng các hội thoại, không bỏ dòng nào.",
-            en=f"The column {column!r} has {len(texts)} rows but the encoded data has {len(encoded)}. Make "
-            "both from the same conversations, without dropping any.",
+            "The column {column!r} has {count} rows but the encoded data has {count2}. Make both from the "
+            "same conversations, without dropping any.",
+            column=column, count=len(texts), count2=len(encoded),
         )
     bos = tokenizer.bos_token_id
     rendered = tokenizer(_with_eos(texts, tokenizer))["input_ids"]
@@ -207,22 +153,18 @@ def _texts(dataset: "Dataset", column: str) -> list[str]:
     if column not in dataset.column_names:
         there = ", ".join(dataset.column_names)
         raise LessonError(
-            vi=f"Không có cột {column!r}; dữ liệu có: {there}. Hãy gọi formatting.as_text, hoặc truyền "
-            "column=...",
-            en=f"There is no column {column!r}; the data has: {there}. Call formatting.as_text, or pass "
-            "column=...",
+            "There is no column {column!r}; the data has: {there}. Train on 'messages' "
+            "(formatting.encode_chats), or pass column=...",
+            column=column, there=there,
         )
     texts = list(dataset[column])
     if not texts:
-        raise LessonError(
-            vi="Không có dòng nào. Hãy xem lại các bước đọc và làm sạch dữ liệu.",
-            en="There are no rows. Look again at how the data was read and cleaned.",
-        )
+        raise LessonError("There are no rows. Look again at how the data was read and cleaned.")
     for number, said in enumerate(texts):
         if not isinstance(said, str) or not said.strip():
             raise LessonError(
-                vi=f"Dòng {number}: cột {column!r} không có văn bản (giá trị là {said!r}). Hãy bỏ dòng này.",
-                en=f"Row {number}: column {column!r} holds no text (its value is {said!r}). Drop the row.",
+                "Row {number}: column {column!r} holds no text (its value is {said!r}). Drop the row.",
+                number=number, column=column, said=said,
             )
     return texts
 

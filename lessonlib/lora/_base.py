@@ -60,12 +60,10 @@ class LoraLayer(nn.Module):
         """Refuses what `from_layer` cannot take."""
         if type(layer) is not cls.plain:
             raise LessonError(
-                vi=f"{cls.__name__}.from_layer cần đúng một nn.{cls.plain.__name__}, không phải "
-                f"{type(layer).__module__}.{type(layer).__name__}. Với lớp đã lượng tử hóa hay lớp riêng của "
-                "mô hình, hãy dùng peft; lớp đã có LoRA thì giữ nguyên.",
-                en=f"{cls.__name__}.from_layer takes an nn.{cls.plain.__name__} itself, not a "
-                f"{type(layer).__module__}.{type(layer).__name__}. Use peft for quantised layers and a "
-                "model's own kinds; leave a layer that has LoRA already as it is.",
+                "{name}.from_layer takes an nn.{name2} itself, not a {module}.{name3}. Use peft for "
+                "quantised layers and a model's own kinds; leave a layer that has LoRA already as it is.",
+                name=cls.__name__, name2=cls.plain.__name__, module=type(layer).__module__,
+                name3=type(layer).__name__,
             )
 
     def _add_lora(
@@ -121,8 +119,7 @@ class LoraLayer(nn.Module):
         """
         if self.merged:
             raise LessonError(
-                vi="Lớp này đã merge rồi; merge lần nữa sẽ cộng LoRA hai lần. Hãy gọi unmerge() trước.",
-                en="This layer is merged already; a second merge would add LoRA twice. Call unmerge() first.",
+                "This layer is merged already; a second merge would add LoRA twice. Call unmerge() first.",
             )
         merged = self.weight.to(self.lora_A.dtype) + self.delta()
         self.base_weight = self.weight
@@ -136,8 +133,7 @@ class LoraLayer(nn.Module):
         """
         if self.base_weight is None:
             raise LessonError(
-                vi="Lớp này chưa merge, nên không có gì để unmerge. Trạng thái hiện ở merged=... khi in lớp.",
-                en="This layer is not merged, so there is nothing to unmerge. Print it to see merged=...",
+                "This layer is not merged, so there is nothing to unmerge. Print it to see merged=...",
             )
         self.weight = self.base_weight
         self.base_weight = None
@@ -170,10 +166,9 @@ def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
     found = {path: module for path, module in modules if isinstance(module, LoraLayer)}
     if not found:
         raise LessonError(
-            vi=f"{type(model).__name__} không có lớp LoRA nào. Hãy gọi layers.replace(model, ...) trước; với "
-            "mô hình của peft thì dùng các hàm của peft.",
-            en=f"There are no LoRA layers in {type(model).__name__}. Call layers.replace(model, ...) first; "
-            "for a peft model, use peft's own functions.",
+            "There are no LoRA layers in {name}. Call layers.replace(model, ...) first; for a peft model, "
+            "use peft's own functions.",
+            name=type(model).__name__,
         )
     return found
 
@@ -182,8 +177,7 @@ def refuse_merged(path: str) -> NoReturn:
     """For what would save W + delta as if it were W, or load over it."""
     where = path or "model"
     raise LessonError(
-        vi=f"Lớp LoRA {where!r} đang merge: weight lúc này là W + delta, nên lưu hay nạp state dict bây giờ "
-        "sẽ làm LoRA bị tính hai lần hoặc bị mất. Hãy gọi unmerge() cho mọi lớp trước.",
-        en=f"The LoRA layer {where!r} is merged: its weight is W + delta now, so a state dict saved or "
-        "loaded at this point would count LoRA twice, or lose it. Call unmerge() on every layer first.",
+        "The LoRA layer {where!r} is merged: its weight is W + delta now, so a state dict saved or loaded "
+        "at this point would count LoRA twice, or lose it. Call unmerge() on every layer first.",
+        where=where,
     )

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from lessonlib.lora._rows import ready_for_training, saved_embeddings, token_rows, trained_rows
+from lessonlib.lora._rows import ready_for_training, token_rows, trained_rows
 from lessonlib.runtime import _unsloth as unsloth_backend
 from lessonlib.runtime._detect import Runtime
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, tr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,12 +25,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-__all__ = [
-    "SEED", "adapted", "attach", "block_linears", "check_numbers", "features", "has_lora", "is_target",
-    "lora_config", "saved_embeddings", "target_names", "trainable_parameters", "trained_rows",
-]  # fmt: skip
 
-SEED = 3407  # Unsloth's default
+_SEED = 3407  # Unsloth's default
 
 
 def lora_config(
@@ -54,7 +50,7 @@ def lora_config(
         dropout: the share of x that is zeroed on the way into A while training, 0 <= dropout < 1.
         targets: "all" for every linear layer in the decoder blocks, or a list of names such as
             ["query_key_value"]; a name stands for every layer whose path ends in it.
-        new_tokens: ids from `special_tokens.add`, whose rows of the embedding are trained with the adapter
+        new_tokens: ids from `lora.add_tokens`, whose rows of the embedding are trained with the adapter
             (peft's trainable_token_indices), and those of the output head, where that is another matrix.
 
     Returns:
@@ -91,7 +87,7 @@ def lora_config(
 
 
 def attach(
-    model: "PreTrainedModel", config: "LoraConfig", runtime: Runtime, *, seed: int = SEED
+    model: "PreTrainedModel", config: "LoraConfig", runtime: Runtime, *, seed: int = _SEED
 ) -> "PeftModel":
     """Put LoRA on a base model, with the runtime's backend: `peft.get_peft_model` or Unsloth's.
 
@@ -151,9 +147,7 @@ def adapted(model: "PeftModel") -> "pd.DataFrame":
     linears = block_linears(model)
     if not isinstance(model, PeftModel) or not any(map(has_lora, linears.values())):
         raise LessonError(
-            vi="Mô hình này không có lớp LoRA nào. Hãy gọi peft.get_peft_model(model, lora_config(model)) "
-            "trước.",
-            en="This model has no LoRA layers. Call peft.get_peft_model(model, lora_config(model)) first.",
+            "This model has no LoRA layers. Call peft.get_peft_model(model, lora_config(model)) first.",
         )
     groups: dict[tuple[str, str, int], list[int]] = {}  # kind of layer -> LoRA parameters of each
     for path, linear in linears.items():
@@ -181,11 +175,6 @@ def adapted(model: "PeftModel") -> "pd.DataFrame":
     return table.assign(share=table["parameters"] / everything)
 
 
-def trainable_parameters(model: "nn.Module") -> int:
-    """How many numbers of this model an optimiser would change: its parameters that require a gradient."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
 def block_linears(model: "nn.Module") -> dict[str, Any]:
     """Path -> linear layer (or the LoRA layer around it), for all those inside the decoder blocks.
 
@@ -204,8 +193,7 @@ def block_linears(model: "nn.Module") -> dict[str, Any]:
     }
     if not found:
         raise LessonError(
-            vi=f"Không tìm thấy lớp tuyến tính nào trong các khối decoder của {type(model).__name__}.",
-            en=f"There are no linear layers in decoder blocks of {type(model).__name__}.",
+            "There are no linear layers in decoder blocks of {name}.", name=type(model).__name__,
         )
     return found
 
@@ -236,8 +224,8 @@ def target_names(given: str | Sequence[str], paths: list[str], argument: str) ->
         return names
     if isinstance(given, str) or not given:
         raise LessonError(
-            vi=f"{argument}={given!r} không hợp lệ: hãy dùng 'all' hoặc một danh sách tên, như {names[:2]}.",
-            en=f"{argument}={given!r} is neither 'all' nor a list of names, such as {names[:2]}.",
+            "{argument}={given!r} is neither 'all' nor a list of names, such as {names}.",
+            argument=argument, given=given, names=names[:2],
         )
     for name in given:
         if not any(is_target(path, name) for path in paths):
@@ -262,20 +250,21 @@ def _ends(paths: list[str]) -> list[str]:
 def _refuse(name: str, names: list[str]) -> None:
     close = get_close_matches(name, names, n=2)
     there = ", ".join(names)
+    if close:
+        raise LessonError(
+            "No linear layer in the decoder blocks is called {name!r}; did you mean {close}? This model has: "
+            "{there}.",
+            name=name, close=" / ".join(close), there=there,
+        )
     raise LessonError(
-        vi=f"Không có lớp tuyến tính nào tên {name!r} trong các khối decoder"
-        + (f"; có phải ý bạn là {' hay '.join(close)}?" if close else ".")
-        + f" Mô hình này có: {there}.",
-        en=f"No linear layer in the decoder blocks is called {name!r}"
-        + (f"; did you mean {' or '.join(close)}?" if close else ".")
-        + f" This model has: {there}.",
+        "No linear layer in the decoder blocks is called {name!r}. This model has: {there}.",
+        name=name, there=there,
     )
 
 
 def _already_adapted() -> LessonError:
     return LessonError(
-        vi="Mô hình này đã có adapter LoRA. Hãy dùng mô hình gốc, hoặc model.unload() để gỡ adapter ra.",
-        en="This model has LoRA adapters already. Use the base model, or model.unload() to take them off.",
+        "This model has LoRA adapters already. Use the base model, or model.unload() to take them off.",
     )
 
 
@@ -283,11 +272,9 @@ def _warn_of(left_out: list[str]) -> None:
     if not left_out:
         return
     warnings.warn(
-        text(
-            vi=f"LoRA sẽ không chạm tới các lớp: {', '.join(left_out)}. Nếu không cố ý, hãy dùng "
-            "targets='all'.",
-            en=f"LoRA will not reach these layers: {', '.join(left_out)}. Unless you mean it, use "
-            "targets='all'.",
+        tr(
+            "LoRA will not reach these layers: {left_out}. Unless you mean it, use targets='all'.",
+            left_out=", ".join(left_out),
         ),
         stacklevel=3,
     )
@@ -301,4 +288,4 @@ def check_numbers(r: int, alpha: float, dropout: float) -> None:
         (f"dropout={dropout!r}", "0 <= dropout < 1") if not 0 <= dropout < 1 else None,
     ]
     for given, rule in filter(None, wrong):
-        raise LessonError(vi=f"{given} không hợp lệ: cần {rule}.", en=f"{given} will not do: use {rule}.")
+        raise LessonError("{given} will not do: use {rule}.", given=given, rule=rule)

@@ -22,10 +22,9 @@ def token_rows(model: Any, ids: list[int]) -> list[int] | dict[str, list[int]]:
     wrong = [row for row in ids if not 0 <= row < rows]
     if wrong or not ids or len(set(ids)) < len(ids):
         raise LessonError(
-            vi=f"new_tokens={ids} không hợp lệ: cần các id khác nhau từ 0 đến {rows - 1}, như "
-            "special_tokens.add trả về. Hãy gọi special_tokens.add trên chính mô hình này trước.",
-            en=f"new_tokens={ids} will not do: it takes different ids from 0 to {rows - 1}, as "
-            "special_tokens.add gives them. Call special_tokens.add on this very model first.",
+            "new_tokens={ids} will not do: it takes different ids from 0 to {rows}, as lora.add_tokens "
+            "gives them. Call lora.add_tokens on this very model first.",
+            ids=ids, rows=rows - 1,
         )
     if head is None or head.weight is embedding.weight:
         return ids

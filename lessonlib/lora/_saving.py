@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from lessonlib.lora._base import LoraLayer, lora_layers, refuse_merged
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, Translated, joined, tr
 
-BIASES = ("none", "lora_only", "all")
-PROBES = 7  # numbers of a fingerprint, besides the first
-TOLERANCE = 0.02  # of a weight's root mean square; rounding W to bfloat16 moves a probe by a tenth of it
+_BIASES = ("none", "lora_only", "all")
+_PROBES = 7  # numbers of a fingerprint, besides the first
+_TOLERANCE = 0.02  # of a weight's root mean square; rounding W to bfloat16 moves a probe by a tenth of it
 
 
 def lora_state_dict(model: nn.Module, bias: str = "none") -> dict[str, Tensor]:
@@ -117,14 +117,14 @@ def fingerprint(weight: Tensor) -> Tensor:
 
 
 def _waves(size: int, offset: int) -> Tensor:
-    """PROBES cosines of length 1 and unlike frequencies, of shape (PROBES, size)."""
-    frequencies = 1 + torch.arange(PROBES, dtype=torch.float64) * 0.2718 + offset * 0.1414
+    """PROBES cosines of length 1 and unlike frequencies, of shape (_PROBES, size)."""
+    frequencies = 1 + torch.arange(_PROBES, dtype=torch.float64) * 0.2718 + offset * 0.1414
     waves = torch.cos(frequencies[:, None] * torch.arange(1, size + 1))
     return waves / waves.norm(dim=1, keepdim=True)
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    return bool(((one - other).abs() <= TOLERANCE * one[0]).all())
+    return bool(((one - other).abs() <= _TOLERANCE * one[0]).all())
 
 
 def key(path: str, name: str) -> str:
@@ -139,10 +139,9 @@ def is_bias(name: str) -> bool:
 
 def check_bias(bias: str) -> None:
     """Refuses what is none of the three."""
-    if bias not in BIASES:
+    if bias not in _BIASES:
         raise LessonError(
-            vi=f"bias={bias!r} không hợp lệ. Hãy chọn một trong: {', '.join(BIASES)}.",
-            en=f"There is no bias={bias!r}. Choose one of: {', '.join(BIASES)}.",
+            "There is no bias={bias!r}. Choose one of: {biases}.", bias=bias, biases=", ".join(_BIASES),
         )
 
 
@@ -153,25 +152,23 @@ def _check_keys(
     """Refuses names and shapes other than the model's; one name of a shared tensor is enough."""
     there = {id(own[name]) for name in needed if name in given}
     known = {*needed, *allowed}
-    problems = {
-        ("thiếu", "missing"): [name for name in needed if name not in given and id(own[name]) not in there],
-        ("thừa", "unexpected"): [name for name in given if name not in known],
-        ("sai shape", "of another shape"): [
-            f"{name} {tuple(given[name].shape)}, model {tuple(own[name].shape)}"
-            for name in given if name in known and name in own and given[name].shape != own[name].shape
-        ],
-    }
-    found = {words: names for words, names in problems.items() if names}
+    missing = [name for name in needed if name not in given and id(own[name]) not in there]
+    unexpected = [name for name in given if name not in known]
+    other = [
+        f"{name} {tuple(given[name].shape)}, model {tuple(own[name].shape)}"
+        for name in given if name in known and name in own and given[name].shape != own[name].shape
+    ]
+    found = [
+        *([Translated("missing: {names}", names=_first(missing))] if missing else []),
+        *([Translated("unexpected: {names}", names=_first(unexpected))] if unexpected else []),
+        *([Translated("of another shape: {names}", names=_first(other))] if other else []),
+    ]
     if found:
-        vi, en = (
-            "; ".join(f"{words[at]}: {_first(names)}" for words, names in found.items()) for at in (0, 1)
-        )
         raise LessonError(
-            vi=f"State dict {which!r} không khớp với mô hình: {vi}. Chưa nạp gì cả. Hãy xem lại file, tên "
-            "lớp và rank r; base là mô hình không có LoRA, lora là kết quả của lora_state_dict.",
-            en=f"The state dict {which!r} does not fit the model: {en}. Nothing was loaded. Look at the "
-            "file, the layers' names and the rank r; base is the model without LoRA, lora comes from "
+            "The state dict {which!r} does not fit the model: {found}. Nothing was loaded. Look at the file, "
+            "the layers' names and the rank r; base is the model without LoRA, lora comes from "
             "lora_state_dict.",
+            which=which, found=joined("; ", found),
         )
 
 
@@ -180,12 +177,10 @@ def _check_scaling(layers: Mapping[str, LoraLayer], lora: Mapping[str, Tensor]) 
         trained = lora.get(key(path, "lora_scaling"))
         if trained is not None and abs(float(trained) - layer.scaling) > 1e-3 * layer.scaling:
             raise LessonError(
-                vi=f"Adapter của lớp {path!r} được huấn luyện với alpha / r = {float(trained):g}, còn lớp "
-                f"này có {layer.lora_alpha:g} / {layer.r} = {layer.scaling:g}. Hãy tạo lớp với "
-                f"lora_alpha={float(trained) * layer.r:g}.",
-                en=f"The adapter of layer {path!r} was trained with alpha / r = {float(trained):g}, but this "
-                f"layer has {layer.lora_alpha:g} / {layer.r} = {layer.scaling:g}. Make the layer with "
-                f"lora_alpha={float(trained) * layer.r:g}.",
+                "The adapter of layer {path!r} was trained with alpha / r = {trained:g}, but this layer has "
+                "{lora_alpha:g} / {r} = {scaling:g}. Make the layer with lora_alpha={trained2:g}.",
+                path=path, trained=float(trained), lora_alpha=layer.lora_alpha, r=layer.r,
+                scaling=layer.scaling, trained2=float(trained) * layer.r,
             )
 
 
@@ -210,20 +205,17 @@ def _check_bases(
             continue
         if not _same(trained_on.float().cpu(), fingerprint(below)):
             raise LessonError(
-                vi=f"Adapter của lớp {path!r} được huấn luyện trên một weight gốc khác. Hãy nạp base trước "
-                "hoặc cùng lúc: load(model, base, lora), với đúng mô hình gốc đã dùng khi huấn luyện và chưa "
-                "cộng LoRA vào. Chưa nạp gì cả.",
-                en=f"The adapter of layer {path!r} was trained on another base weight. Load the base first "
-                "or together with it: load(model, base, lora), with the very base it was trained on and no "
+                "The adapter of layer {path!r} was trained on another base weight. Load the base first or "
+                "together with it: load(model, base, lora), with the very base it was trained on and no "
                 "LoRA added to it. Nothing was loaded.",
+                path=path,
             )
     if unknown:
         warnings.warn(
-            text(
-                vi=f"State dict LoRA không có fingerprint cho {len(unknown)} lớp ({_first(unknown)}), nên "
-                "không kiểm tra được adapter có đúng với mô hình gốc này hay không.",
-                en=f"The LoRA state dict has no fingerprint for {len(unknown)} layers ({_first(unknown)}), "
-                "so whether the adapter belongs to this base was not checked.",
+            tr(
+                "The LoRA state dict has no fingerprint for {count} layers ({unknown}), so whether the "
+                "adapter belongs to this base was not checked.",
+                count=len(unknown), unknown=_first(unknown),
             ),
             stacklevel=3,
         )

@@ -8,7 +8,7 @@ matrix (and in the output head, where that is another matrix), which nothing has
 the other rows alone. Whoever loads such an adapter later adds the same tokens to the base first:
 
     model, tokenizer = models.load(...)
-    special_tokens.add(model, tokenizer, TAGS)
+    lora.add_tokens(model, tokenizer, TAGS)
     tuned = PeftModel.from_pretrained(model, folder)
 """
 
@@ -18,8 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
-from lessonlib.lora._config import saved_embeddings
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.lora._rows import saved_embeddings
+from lessonlib.runtime._language import LessonError, tr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-TAG = re.compile(r"<(/?)([A-Za-z][\w-]*)>")
-ALIKE = 0.9  # difflib's ratio: one letter left out of "tool_response" gives 0.96, "tool" beside "tools" 0.89
+_TAG = re.compile(r"<(/?)([A-Za-z][\w-]*)>")
+_ALIKE = 0.9  # difflib's ratio: one letter left out of "tool_response" gives 0.96, "tool" beside "tools" 0.89
 
 Start = Literal["pieces", "mean", "random"]
 
@@ -81,7 +81,7 @@ def add(
     known = [token for token in wanted if token in vocabulary]
     if known:
         names = ", ".join(known)
-        print(text(vi=f"Đã có sẵn, giữ nguyên: {names}.", en=f"There already, left alone: {names}."))
+        print(tr("There already, left alone: {names}.", names=names))
     _register(tokenizer, new)
     ids: list[int] = tokenizer.convert_tokens_to_ids(wanted)  # type: ignore[assignment]
     table: Any = model.get_input_embeddings().weight
@@ -109,7 +109,7 @@ def unregistered(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str]) -> 
     """
     import pandas as pd
 
-    found = Counter(match[0] for written in texts for match in TAG.finditer(written))
+    found = Counter(match[0] for written in texts for match in _TAG.finditer(written))
     rows = [(tag, times, tokenizer.tokenize(tag)) for tag, times in found.most_common()]
     return pd.DataFrame([row for row in rows if len(row[2]) > 1], columns=["tag", "times", "pieces"])
 
@@ -200,10 +200,8 @@ def _check_model(model: Any) -> None:
 
     if isinstance(model, PeftModel):
         raise LessonError(
-            vi="Mô hình này đã gắn adapter, nên embedding không thể thêm dòng nữa. Hãy gọi "
-            "special_tokens.add trên mô hình gốc, rồi mới lora.attach hoặc PeftModel.from_pretrained.",
-            en="This model has adapters already, and its embeddings can no longer grow. Call "
-            "special_tokens.add on the base model, then lora.attach or PeftModel.from_pretrained.",
+            "This model has adapters already, and its embeddings can no longer grow. Call "
+            "lora.add_tokens on the base model, then lora.attach or PeftModel.from_pretrained.",
         )
 
 
@@ -217,41 +215,31 @@ def _check_tokens(
 ) -> None:
     if not wanted or not all(wanted):
         raise LessonError(
-            vi=f"tokens={wanted!r}: cần ít nhất một token, và không token nào rỗng.",
-            en=f"tokens={wanted!r}: at least one token is needed, and none may be empty.",
+            "tokens={wanted!r}: at least one token is needed, and none may be empty.", wanted=wanted,
         )
     if start not in ("pieces", "mean", "random"):
-        raise LessonError(
-            vi=f"start={start!r} không hợp lệ. Hãy dùng 'pieces', 'mean' hoặc 'random'.",
-            en=f"start={start!r} is not one of 'pieces', 'mean' and 'random'.",
-        )
+        raise LessonError("start={start!r} is not one of 'pieces', 'mean' and 'random'.", start=start)
     for token in described:
         if token not in wanted:
-            raise LessonError(
-                vi=f"described có {token!r}, nhưng token này không nằm trong tokens.",
-                en=f"described names {token!r}, which is not among the tokens.",
-            )
+            raise LessonError("described names {token!r}, which is not among the tokens.", token=token)
     for token in new:
         others = [other for other in dict.fromkeys([*wanted, *added]) if not _same_tag(token, other)]
         if near := _alike(token, others):
             raise LessonError(
-                vi=f"{token} và {near} chỉ khác nhau chút ít: có phải một trong hai bị gõ sai? Token gõ sai "
-                "được huấn luyện uổng công, còn token đúng vẫn bị cắt vụn. Hãy sửa lại, hoặc chọn hai tên "
-                "khác hẳn nhau.",
-                en=f"{token} and {near} differ very little: is one of them misspelt? A misspelt token is "
+                "{token} and {near} differ very little: is one of them misspelt? A misspelt token is "
                 "trained for nothing, while the right one is still cut into pieces. Correct it, or choose "
                 "two names that cannot be taken for each other.",
+                token=token, near=near,
             )
-        tag = TAG.fullmatch(token)
+        tag = _TAG.fullmatch(token)
         if tag is None:
             continue
         partner = f"<{tag[2]}>" if tag[1] else f"</{tag[2]}>"
         if partner not in wanted and partner not in vocabulary:
             raise LessonError(
-                vi=f"{token} không có {partner} đi cùng. Hãy thêm cả cặp; nếu token chỉ đứng một mình, hãy "
-                f"viết dạng <|{tag[2]}|>.",
-                en=f"{token} comes without {partner}. Add both; a token that stands alone is better written "
-                f"<|{tag[2]}|>.",
+                "{token} comes without {partner}. Add both; a token that stands alone is better written "
+                "<|{tag}|>.",
+                token=token, partner=partner, tag=tag[2],
             )
 
 
@@ -263,7 +251,7 @@ def _same_tag(token: str, other: str) -> bool:
 def _alike(token: str, others: list[str]) -> str | None:
     """The first of these that could be a slip of the keyboard away."""
     names = {_name(other): other for other in reversed(others)}
-    close = get_close_matches(_name(token), names, n=1, cutoff=ALIKE)
+    close = get_close_matches(_name(token), names, n=1, cutoff=_ALIKE)
     return names[close[0]] if close else None
 
 

@@ -103,10 +103,9 @@ class MergedLinear(LoraLayer, nn.Linear):
         groups, enabled = len(enable_lora), sum(map(bool, enable_lora))
         if not enabled or out_features % groups:
             raise LessonError(
-                vi=f"enable_lora={list(enable_lora)} không hợp lệ: cần ít nhất một True, và "
-                f"out_features={out_features} phải chia hết cho số nhóm.",
-                en=f"enable_lora={list(enable_lora)} will not do: at least one must be True, and the number "
-                f"of groups must divide out_features={out_features}.",
+                "enable_lora={enable_lora} will not do: at least one must be True, and the number of groups "
+                "must divide out_features={out_features}.",
+                enable_lora=list(enable_lora), out_features=out_features,
             )
         super().__init__(in_features, out_features, **more)
         self.enable_lora = [bool(on) for on in enable_lora]
@@ -160,10 +159,9 @@ class Embedding(LoraLayer, nn.Embedding):
         check_numbers(r, lora_alpha, 0.0)
         if more.get("max_norm") is not None:
             raise LessonError(
-                vi=f"max_norm={more['max_norm']} làm mỗi lần tra cứu ghi đè lên W, nên W không còn được đóng "
-                "băng. Hãy dùng Embedding không có max_norm.",
-                en=f"With max_norm={more['max_norm']} every look-up writes into W, so W is not frozen. Use "
-                "an embedding without max_norm.",
+                "With max_norm={more} every look-up writes into W, so W is not frozen. Use an embedding "
+                "without max_norm.",
+                more=more["max_norm"],
             )
         super().__init__(num_embeddings, embedding_dim, **more)
         self._add_lora((r, num_embeddings), (embedding_dim, r), r, lora_alpha)
@@ -214,10 +212,9 @@ class Conv2d(LoraLayer, nn.Conv2d):
         k, wide = self.kernel_size
         if k != wide:
             raise LessonError(
-                vi=f"kernel_size={self.kernel_size} không vuông; Conv2d này (như loralib) chỉ nhận kernel "
-                "vuông. Hãy dùng peft cho lớp này.",
-                en=f"kernel_size={self.kernel_size} is not square, and this Conv2d, like loralib's, takes "
-                "square kernels only. Use peft for this layer.",
+                "kernel_size={kernel_size} is not square, and this Conv2d, like loralib's, takes square "
+                "kernels only. Use peft for this layer.",
+                kernel_size=self.kernel_size,
             )
         shape_b = (out_channels // self.groups * k, r * k)
         self._add_lora((r * k, in_channels * k), shape_b, r, lora_alpha, lora_dropout)

@@ -15,7 +15,7 @@ from lessonlib.models._hub_errors import explained, refused
 from lessonlib.runtime import _paths as paths
 from lessonlib.runtime import _unsloth as unsloth_backend
 from lessonlib.runtime._detect import Runtime, secret
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, tr
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -309,8 +309,7 @@ def skeleton(key: str) -> "PreTrainedModel":
 def _entry(key: str) -> BaseModel:
     if key not in CATALOGUE:
         raise LessonError(
-            vi=f"Không có mô hình {key!r} trong khóa học. Hiện có: {', '.join(CATALOGUE)}.",
-            en=f"The course has no model {key!r}. It has: {', '.join(CATALOGUE)}.",
+            "The course has no model {key!r}. It has: {catalogue}.", key=key, catalogue=", ".join(CATALOGUE),
         )
     return CATALOGUE[key]
 
@@ -399,10 +398,9 @@ def _load_with_unsloth(
 
 def _say_refused(where: str, mirror: str) -> None:
     print(
-        text(
-            vi=f"{where} từ chối truy cập (mở https://huggingface.co/{where} để chấp nhận giấy phép, và đặt "
-            f"token vào secret HF_TOKEN). Bài học chạy tiếp với bản sao {mirror}.",
-            en=f"{where} refuses access (visit https://huggingface.co/{where} to accept the licence, and put "
-            f"a token into the secret HF_TOKEN). The lesson goes on with the mirror {mirror}.",
+        tr(
+            "{where} refuses access (visit https://huggingface.co/{where} to accept the licence, and put a "
+            "token into the secret HF_TOKEN). The lesson goes on with the mirror {mirror}.",
+            where=where, mirror=mirror,
         )
     )

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BLOCK = 64  # weights that share a scale; transformers' BitsAndBytesConfig knows no other size
-NESTED = 256  # scales that share a scale, under double quantisation
-BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)  # what bitsandbytes takes
-LEVELS, VALUES, OFFSET = 16 * 4, 256 * 4, 4  # bytes of two fp32 tables and the scales' mean, for each weight
+_NESTED = 256  # scales that share a scale, under double quantisation
+_BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)  # what bitsandbytes takes
+# Bytes of two fp32 tables and the scales' mean, for each weight.
+_LEVELS, _VALUES, _OFFSET = 16 * 4, 256 * 4, 4
 
 
 def quantisation_error(
@@ -145,7 +146,7 @@ def constant_bytes(weights: Iterable[int], *, double: bool = True) -> int:
     total = 0
     for elements in weights:
         scales = -(-elements // BLOCK)
-        total += LEVELS + (scales + -(-scales // NESTED) * 4 + OFFSET + VALUES if double else scales * 4)
+        total += _LEVELS + (scales + -(-scales // _NESTED) * 4 + _OFFSET + _VALUES if double else scales * 4)
     return total
 
 
@@ -165,31 +166,26 @@ def stored_bytes(layers: Iterable[Any]) -> tuple[int, int]:
 def check_weight(weight: "Tensor", blocksize: int, quant_type: str) -> None:
     """Raise LessonError for what cannot be quantised; see `quantisation_error`."""
     _check_type(quant_type)
-    if blocksize not in BLOCKS:
-        known = ", ".join(map(str, BLOCKS))
+    if blocksize not in _BLOCKS:
+        known = ", ".join(map(str, _BLOCKS))
         raise LessonError(
-            vi=f"Không có blocksize={blocksize!r}. bitsandbytes nhận: {known}.",
-            en=f"There is no blocksize={blocksize!r}. bitsandbytes takes: {known}.",
+            "There is no blocksize={blocksize!r}. bitsandbytes takes: {known}.",
+            blocksize=blocksize, known=known,
         )
     if not weight.is_floating_point() or not weight.numel():
         raise LessonError(
-            vi=f"Không lượng tử hóa được tensor {weight.dtype} có {weight.numel()} phần tử. Hãy truyền một "
-            "ma trận trọng số kiểu số thực; trọng số đã ở 4 bit thì dùng model.dequantize() trước.",
-            en=f"A tensor of {weight.dtype} with {weight.numel()} elements cannot be quantised. Pass a "
-            "weight matrix of floating-point numbers; one that is in 4 bits already needs "
-            "model.dequantize() first.",
+            "A tensor of {dtype} with {weight} elements cannot be quantised. Pass a weight matrix of "
+            "floating-point numbers; one that is in 4 bits already needs model.dequantize() first.",
+            dtype=weight.dtype, weight=weight.numel(),
         )
     if weight.is_meta:
         raise LessonError(
-            vi="Trọng số này nằm trên meta device: chỉ có kích thước, không có số. Hãy nạp mô hình bằng "
-            "models.load.",
-            en="This weight is on the meta device: it has a shape and no numbers. Load the model with "
+            "This weight is on the meta device: it has a shape and no numbers. Load the model with "
             "models.load.",
         )
     if not weight.isfinite().all():
         raise LessonError(
-            vi="Trọng số có NaN hoặc vô cực: absmax của khối đó vô nghĩa. Hãy nạp lại mô hình.",
-            en="The weight has NaN or infinity in it: the absmax of that block means nothing. Load the model "
+            "The weight has NaN or infinity in it: the absmax of that block means nothing. Load the model "
             "again.",
         )
 
@@ -197,6 +193,5 @@ def check_weight(weight: "Tensor", blocksize: int, quant_type: str) -> None:
 def _check_type(quant_type: str) -> None:
     if quant_type not in ("nf4", "fp4"):
         raise LessonError(
-            vi=f"Không có quant_type={quant_type!r}. Hãy chọn 'nf4' hoặc 'fp4'.",
-            en=f"There is no quant_type={quant_type!r}. Choose 'nf4' or 'fp4'.",
+            "There is no quant_type={quant_type!r}. Choose 'nf4' or 'fp4'.", quant_type=quant_type,
         )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from lessonlib.runtime import _unsloth as unsloth_backend
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, Translated, tr
 
 if TYPE_CHECKING:
     import torch
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FAMILIES = ("bloom", "llama", "phi3", "gemma2")
-PROFILES = ("rehearsal", "t4", "large")
-CHOICES = {
+_PROFILES = ("rehearsal", "t4", "large")
+_CHOICES = {
     "family": FAMILIES,
-    "profile": ("auto", *PROFILES),
+    "profile": ("auto", *_PROFILES),
     "dtype": ("float32", "float16", "bfloat16"),
     "attention": ("eager", "sdpa"),
     "quantisation": ("none", "nf4"),
@@ -37,15 +37,15 @@ CHOICES = {
 }
 # transformers has no sdpa for BLOOM (its ALiBi bias), and sdpa leaves out Gemma-2's soft-capping without a
 # word.
-EAGER_FAMILIES = ("bloom", "gemma2")
-SMALL_FAMILIES = ("bloom",)  # 560 million parameters fit any GPU in 16 bits: nothing to gain from 4 bits
-UNSLOTH_FAMILIES = ("llama", "phi3", "gemma2")
-T4_MEMORY_GIB = 16.5  # cards sold as "16 GB"; a T4 reports 14.7
-DRIVE_FOLDER = Path("/content/drive")
-KAGGLE_FOLDER = Path("/kaggle/working")
+_EAGER_FAMILIES = ("bloom", "gemma2")
+_SMALL_FAMILIES = ("bloom",)  # 560 million parameters fit any GPU in 16 bits: nothing to gain from 4 bits
+_UNSLOTH_FAMILIES = ("llama", "phi3", "gemma2")
+_T4_MEMORY_GIB = 16.5  # cards sold as "16 GB"; a T4 reports 14.7
+_DRIVE_FOLDER = Path("/content/drive")
+_KAGGLE_FOLDER = Path("/kaggle/working")
 # Packages whose old code may still be loaded after pip changed them on disk; each tells its own version
 # truly.
-WATCHED = (
+_WATCHED = (
     "torch", "numpy", "pandas", "pyarrow", "fsspec", "datasets", "transformers", "tokenizers", "trl", "peft",
     "accelerate", "huggingface_hub", "safetensors", "bitsandbytes",
 )  # fmt: skip
@@ -74,7 +74,8 @@ class Runtime:
         platform: "colab", "kaggle" or "local".
         gpu: the first CUDA device, or None.
         profile: "rehearsal" (twin on the CPU), "t4" (16 GB card) or "large"; sets model, sizes and steps
-        only. dtype: number format of the weights: "float32", "float16" or "bfloat16".
+            only.
+        dtype: number format of the weights: "float32", "float16" or "bfloat16".
         attention: "eager" or "sdpa"; never FlashAttention, which a T4 cannot run.
         quantisation: "none" or "nf4" (4 bits).
         backend: who loads the model, "transformers" or "unsloth".
@@ -92,8 +93,8 @@ class Runtime:
 
     @property
     def device(self) -> str:
-        """Where the model lies; a rehearsal stays on the CPU beside a GPU too: its numbers are "
-        "everybody's."""
+        """Where the model lies; a rehearsal stays on the CPU beside a GPU too: its numbers are
+        everybody's."""
         return "cuda" if self.gpu is not None and self.profile != "rehearsal" else "cpu"
 
     @property
@@ -114,22 +115,19 @@ class Runtime:
             major, minor = self.gpu.capability
             gpu = f"{self.gpu.name}, {self.gpu.memory_gib:.1f} GiB, CUDA {major}.{minor}"
         elif self.platform == "colab":
-            gpu = text(
-                vi="không có (bật: Thời gian chạy > Thay đổi loại thời gian chạy > T4 GPU)",
-                en="none (to get one: Runtime > Change runtime type > T4 GPU)",
-            )
+            gpu = tr("none (to get one: Runtime > Change runtime type > T4 GPU)")
         else:
-            gpu = text(vi="không có", en="none")
+            gpu = tr("none")
         return [
-            (text(vi="nơi chạy", en="platform"), self.platform),
+            (tr("platform"), self.platform),
             ("GPU", gpu),
             ("profile", self.profile),
-            (text(vi="thiết bị", en="device"), self.device),
-            (text(vi="kiểu số", en="number format"), self.dtype),
+            (tr("device"), self.device),
+            (tr("number format"), self.dtype),
             ("attention", self.attention),
-            (text(vi="lượng tử hóa", en="quantisation"), self.quantisation),
+            (tr("quantisation"), self.quantisation),
             ("backend", self.backend),
-            (text(vi="thư mục làm việc", en="work folder"), _shown(self.work)),
+            (tr("work folder"), _shown(self.work)),
         ]
 
     def __str__(self) -> str:
@@ -186,22 +184,20 @@ def detect(
     asked = {"family": family, "profile": profile, "dtype": dtype, "attention": attention,
              "quantisation": quantisation, "backend": backend}  # fmt: skip
     for name, value in asked.items():
-        if value is not None and value not in CHOICES[name]:
+        if value is not None and value not in _CHOICES[name]:
             raise LessonError(
-                vi=f"{name}={value!r} không hợp lệ. Các giá trị được phép: {', '.join(CHOICES[name])}.",
-                en=f"{name}={value!r} is not one of the choices: {', '.join(CHOICES[name])}.",
+                "{name}={value!r} is not one of the choices: {choices}.",
+                name=name, value=value, choices=", ".join(_CHOICES[name]),
             )
     found: Gpu | None = _first_gpu() if gpu == "auto" else gpu
     if profile == "auto":
         profile = _profile_for(found)
     if found is None and profile != "rehearsal":
         raise LessonError(
-            vi=f"Profile {profile!r} cần GPU nhưng máy này không có. Trong Colab: Thời gian chạy > Thay đổi "
-            "loại thời gian chạy > T4 GPU, rồi chạy lại từ đầu. Không có GPU: bỏ profile đi (và biến "
-            "LESSONLIB_PROFILE), bài học sẽ chạy ở chế độ rehearsal.",
-            en=f"Profile {profile!r} needs a GPU and this machine has none. In Colab: Runtime > Change "
-            "runtime type > T4 GPU, then run from the top. Without a GPU: leave the profile out "
-            "(LESSONLIB_PROFILE too), and the lesson runs in rehearsal.",
+            "Profile {profile!r} needs a GPU and this machine has none. In Colab: Runtime > Change runtime "
+            "type > T4 GPU, then run from the top. Without a GPU: leave the profile out (LESSONLIB_PROFILE "
+            "too), and the lesson runs in rehearsal.",
+            profile=profile,
         )
     backend = backend or _backend_for(family, profile)
     if backend == "unsloth" and not isinstance(gpu, Gpu):
@@ -212,8 +208,8 @@ def detect(
         gpu=found,
         profile=profile,
         dtype=dtype or _dtype_for(found, profile),
-        attention=attention or ("eager" if family in EAGER_FAMILIES else "sdpa"),
-        quantisation=quantisation or ("nf4" if profile == "t4" and family not in SMALL_FAMILIES else "none"),
+        attention=attention or ("eager" if family in _EAGER_FAMILIES else "sdpa"),
+        quantisation=quantisation or ("nf4" if profile == "t4" and family not in _SMALL_FAMILIES else "none"),
         backend=backend,
         work=_work_folder(work, drive, place),
     )
@@ -264,8 +260,7 @@ def secret(name: str, *, ask: bool = False) -> Secret:
             value = None
     if value and value.strip():
         return Secret(value.strip())
-    vi, en = _where_to_put(name, place, refused)
-    raise LessonError(vi=f"Chưa có {name}. {vi}", en=f"{name} is missing. {en}")
+    raise LessonError("{name} is missing. {cure}", name=name, cure=_where_to_put(name, place, refused))
 
 
 def restart_needed() -> list[str]:
@@ -274,7 +269,7 @@ def restart_needed() -> list[str]:
     After pip replaced a package that the kernel had imported, old and new code would mix: restart first.
     """
     changed = []
-    for name in WATCHED:
+    for name in _WATCHED:
         loaded = getattr(sys.modules.get(name), "__version__", None)
         if loaded is None:
             continue
@@ -301,17 +296,14 @@ def restart(changed: list[str]) -> NoReturn:
         shell = sys.modules["IPython"].get_ipython()
         shell.kernel.do_shutdown(True)  # Colab starts a new kernel in the same session; files stay
         raise LessonError(
-            vi=f"Đã cài xong; đang khởi động lại kernel vì có gói vừa đổi phiên bản ({which}). Đây không "
-            "phải lỗi: đợi vài giây rồi bấm Thời gian chạy > Chạy tất cả lần nữa, không phải cài lại. Nếu "
-            "kernel không tự khởi động lại: Thời gian chạy > Khởi động lại phiên.",
-            en=f"Installed; the kernel is restarting because packages changed under it ({which}). This is no "
+            "Installed; the kernel is restarting because packages changed under it ({which}). This is no "
             "failure: wait a few seconds, then Runtime > Run all once more; nothing is installed again. If "
             "the kernel does not come back by itself: Runtime > Restart session.",
+            which=which,
         )
     raise LessonError(
-        vi=f"Có gói vừa đổi phiên bản khi kernel đang chạy ({which}). Hãy khởi động lại kernel rồi chạy lại "
-        "từ đầu.",
-        en=f"Packages changed under the running kernel ({which}). Restart the kernel, then run from the top.",
+        "Packages changed under the running kernel ({which}). Restart the kernel, then run from the top.",
+        which=which,
     )
 
 
@@ -333,7 +325,7 @@ def _first_gpu() -> Gpu | None:
 def _profile_for(gpu: Gpu | None) -> str:
     if gpu is None:
         return "rehearsal"
-    return "t4" if gpu.memory_gib <= T4_MEMORY_GIB or gpu.capability < (8, 0) else "large"
+    return "t4" if gpu.memory_gib <= _T4_MEMORY_GIB or gpu.capability < (8, 0) else "large"
 
 
 def _dtype_for(gpu: Gpu | None, profile: str) -> str:
@@ -343,7 +335,7 @@ def _dtype_for(gpu: Gpu | None, profile: str) -> str:
 
 
 def _backend_for(family: str, profile: str) -> str:
-    served = profile != "rehearsal" and family in UNSLOTH_FAMILIES
+    served = profile != "rehearsal" and family in _UNSLOTH_FAMILIES
     return "unsloth" if served and importlib.util.find_spec("unsloth") else "transformers"
 
 
@@ -353,11 +345,10 @@ def _unsloth_or_not(device: str) -> str:
     if reason is None:
         return "unsloth"
     print(
-        text(
-            vi=f"Không dùng được Unsloth ({reason}); bài học chạy tiếp với backend transformers: kết quả như "
-            "nhau, trên GPU thì chậm hơn và tốn bộ nhớ hơn.",
-            en=f"Unsloth cannot be used ({reason}); the lesson goes on with the backend transformers: the "
-            "same results, on a GPU more slowly and with more memory.",
+        tr(
+            "Unsloth cannot be used ({reason}); the lesson goes on with the backend transformers: the same "
+            "results, on a GPU more slowly and with more memory.",
+            reason=reason,
         )
     )
     return "transformers"
@@ -368,9 +359,9 @@ def _work_folder(work: str | Path | None, drive: bool, place: str) -> Path:
     if chosen:
         folder = Path(chosen)
     elif place == "colab" and drive and _mount_drive():
-        folder = DRIVE_FOLDER / "MyDrive" / "lessonlib"
+        folder = _DRIVE_FOLDER / "MyDrive" / "lessonlib"
     elif place == "kaggle":
-        folder = KAGGLE_FOLDER
+        folder = _KAGGLE_FOLDER
     else:
         folder = Path("runs")
     folder = folder.expanduser().absolute()
@@ -380,31 +371,29 @@ def _work_folder(work: str | Path | None, drive: bool, place: str) -> Path:
             pass
     except OSError as problem:
         raise LessonError(
-            vi=f"Không ghi được vào thư mục làm việc {folder} ({problem.strerror}). Chọn thư mục khác: "
-            "runtime.detect(work='...') hoặc biến môi trường LESSONLIB_WORK.",
-            en=f"The work folder {folder} cannot be written ({problem.strerror}). Choose another: "
+            "The work folder {folder} cannot be written ({strerror}). Choose another: "
             "runtime.detect(work='...') or the environment variable LESSONLIB_WORK.",
+            folder=folder, strerror=problem.strerror,
         ) from problem
     return folder
 
 
 def _mount_drive() -> bool:
     """True if Google Drive is there to be written; a learner who says no is told what that means."""
-    if (DRIVE_FOLDER / "MyDrive").is_dir():
+    if (_DRIVE_FOLDER / "MyDrive").is_dir():
         return True
     if not headless():  # mounting asks for permission in a window
         try:
             from google.colab import drive
 
-            drive.mount(str(DRIVE_FOLDER))
+            drive.mount(str(_DRIVE_FOLDER))
             return True
         except Exception as problem:  # refused, timed out, no account: Colab raises several unrelated types
             print(
-                text(
-                    vi=f"Không nối được Google Drive ({problem}). Bài học vẫn chạy, nhưng checkpoint nằm "
-                    "trên máy Colab và sẽ mất khi phiên làm việc kết thúc.",
-                    en=f"Google Drive was not mounted ({problem}). The lesson goes on, but checkpoints stay "
-                    "on Colab's machine and are lost when the session ends.",
+                tr(
+                    "Google Drive was not mounted ({problem}). The lesson goes on, but checkpoints stay on "
+                    "Colab's machine and are lost when the session ends.",
+                    problem=problem,
                 )
             )
     return False
@@ -433,29 +422,21 @@ def _somebody_can_type() -> bool:
     return "ipykernel" in sys.modules or bool(sys.stdin and sys.stdin.isatty())
 
 
-def _where_to_put(name: str, place: str, refused: bool) -> tuple[str, str]:
+def _where_to_put(name: str, place: str, refused: bool) -> Translated:
     if refused:
-        return (
-            f"Secret {name} đã có nhưng notebook này chưa được phép đọc: bấm biểu tượng chìa khóa bên trái, "
-            f"bật 'Quyền truy cập vào sổ tay' cho {name}.",
-            f"The secret exists but this notebook may not read it: click the key icon on the left and switch "
-            f"on 'Notebook access' for {name}.",
+        return Translated(
+            "The secret exists but this notebook may not read it: click the key icon on the left and switch "
+            "on 'Notebook access' for {name}.",
+            name=name,
         )
     if place == "colab":
-        return (
-            f"Bấm biểu tượng chìa khóa bên trái, thêm secret tên {name} và bật quyền truy cập cho notebook "
-            "này.",
-            f"Click the key icon on the left, add a secret named {name} and switch on notebook access.",
+        return Translated(
+            "Click the key icon on the left, add a secret named {name} and switch on notebook access.",
+            name=name,
         )
     if place == "kaggle":
-        return (
-            f"Chọn Add-ons > Secrets, thêm {name} và gắn nó vào notebook này.",
-            f"Choose Add-ons > Secrets, add {name} and attach it to this notebook.",
-        )
-    return (
-        f"Đặt biến môi trường {name} trước khi mở Jupyter.",
-        f"Set the environment variable {name} before you start Jupyter.",
-    )
+        return Translated("Choose Add-ons > Secrets, add {name} and attach it to this notebook.", name=name)
+    return Translated("Set the environment variable {name} before you start Jupyter.", name=name)
 
 
 def _shown(folder: Path) -> str:

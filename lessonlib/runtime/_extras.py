@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 from lessonlib.runtime import _detect as runtime
 from lessonlib.runtime import _llama_cpp as llama_cpp_tools
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, tr
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 # Unsloth asks for packages that no lesson uses (diffusers, torchvision, xformers) and for a range of torch
 # that would replace the host's own.
-ALONE = ("unsloth",)
-COMPILED = "gguf"  # llama.cpp, with tools of its own
+_ALONE = ("unsloth",)
+_COMPILED = "gguf"  # llama.cpp, with tools of its own
 
 
 def declared() -> dict[str, list[str]]:
@@ -51,36 +51,35 @@ def ensure(*names: str, say: Callable[[str], object] = print) -> None:
     Raises:
         LessonError: no such extra; pip failed, with the end of what it said; or something is missing on a
             machine of one's own: then it names the packages and the command. "unsloth" may be missing there,
-            as the lessons do without it. For "gguf" as `llama_cpp_tools.install` and `find`.
+            as the lessons do without it. For "gguf" as `_llama_cpp.install` and `find`.
     """
     known = declared()
     for name in names:
-        if name == COMPILED and runtime.hosted():
+        if name == _COMPILED and runtime.hosted():
             llama_cpp_tools.install(say=say)
             continue
-        if name == COMPILED:
+        if name == _COMPILED:
             llama_cpp_tools.check_packages()
             llama_cpp_tools.find(say=say)
             continue
         if name not in known:
             raise LessonError(
-                vi=f"lessonlib không có nhóm gói {name!r}. Hiện có: {', '.join(filter(None, known))}.",
-                en=f"lessonlib has no extra {name!r}. It has: {', '.join(filter(None, known))}.",
+                "lessonlib has no extra {name!r}. It has: {known}.",
+                name=name, known=", ".join(filter(None, known)),
             )
         missing = _missing(known[name])
         if not missing:
             continue
-        command = ["install", *(["--no-deps"] if name in ALONE else []), *missing]
+        command = ["install", *(["--no-deps"] if name in _ALONE else []), *missing]
         if runtime.hosted():
-            say(text(vi=f"Đang cài {', '.join(missing)}...", en=f"Installing {', '.join(missing)}..."))
+            say(tr("Installing {missing}...", missing=", ".join(missing)))
             _pip(command)
-        elif name not in ALONE:
+        elif name not in _ALONE:
             written = " ".join(f'"{part}"' if part in missing else part for part in command)
             raise LessonError(
-                vi=f"Bài này cần thêm: {', '.join(missing)}. Hãy cài rồi chạy lại ô này: "
-                f"python -m pip {written}",
-                en=f"This lesson also needs: {', '.join(missing)}. Install them and run this cell again: "
-                f"python -m pip {written}",
+                "This lesson also needs: {missing}. Install them and run this cell again: python -m pip "
+                "{written}",
+                missing=", ".join(missing), written=written,
             )
 
 
@@ -105,6 +104,5 @@ def _pip(command: list[str]) -> None:
     if done.returncode:
         tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-8:])
         raise LessonError(
-            vi=f"Cài đặt chưa xong: kiểm tra mạng rồi chạy lại ô này.\n{tail}",
-            en=f"The installation failed: check the network, then run this cell again.\n{tail}",
+            "The installation failed: check the network, then run this cell again.\n{tail}", tail=tail,
         )

@@ -20,20 +20,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, Translated, tr
 from lessonlib.runtime._paths import CACHE, cache_dir
 
 VERSION = "0.3.36"
-SDIST_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+_SDIST_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 # Of the files that are kept, by `_digest`: what runs is what was looked at, however the cache was filled.
-KEPT_SHA256 = "9b1c89accde47379d6bdfe0f386b94e850f956cbac4f2ee254a6753599a39eab"
-KEPT = ("LICENSE", "convert_hf_to_gguf.py", "conversion", "gguf-py/LICENSE", "gguf-py/gguf")
+_KEPT_SHA256 = "9b1c89accde47379d6bdfe0f386b94e850f956cbac4f2ee254a6753599a39eab"
+_KEPT = ("LICENSE", "convert_hf_to_gguf.py", "conversion", "gguf-py/LICENSE", "gguf-py/gguf")
 # The converter imports sentencepiece before it knows whether the tokenizer needs it.
-PACKAGES = (f"llama-cpp-python[server]=={VERSION}", "sentencepiece==0.2.3")
+_PACKAGES = (f"llama-cpp-python[server]=={VERSION}", "sentencepiece==0.2.3")
 # Without the part for images; and not for this very processor, as pip keeps what it compiled and another
 # machine may share that cache.
-FLAGS = "-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF"
-ERROR = 4  # ggml's log level, as ggml.h has it
+_FLAGS = "-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF"
+_ERROR = 4  # ggml's log level, as ggml.h has it
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,8 @@ def find(*, say: Callable[[str], object] = print) -> Tools:
         LessonError: nothing is cached and pip could not download it, or what came is not the pinned source.
     """
     folder = cache_dir() / f"llama.cpp-{VERSION}"
-    if not (folder.is_dir() and _digest(folder) == KEPT_SHA256):
-        say(
-            text(
-                vi=f"Đang tải bộ chuyển đổi của llama.cpp {VERSION} (77 MB, chỉ một lần)...",
-                en=f"Downloading llama.cpp's converter {VERSION} (77 MB, once)...",
-            )
-        )
+    if not (folder.is_dir() and _digest(folder) == _KEPT_SHA256):
+        say(tr("Downloading llama.cpp's converter {version} (77 MB, once)...", version=VERSION))
         _fill(folder)
     return Tools(VERSION, folder / "convert_hf_to_gguf.py", folder / "gguf-py")
 
@@ -87,18 +82,17 @@ def check_packages() -> None:
         import llama_cpp
     except ModuleNotFoundError as error:
         if error.name != "llama_cpp":
-            raise _missing(str(error), str(error)) from error
-        raise _missing("chưa cài llama-cpp-python", "llama-cpp-python is not installed") from error
+            raise _missing(error) from error
+        raise _missing(Translated("llama-cpp-python is not installed")) from error
     except (ImportError, OSError, RuntimeError) as error:
-        raise _missing(f"không nạp được llama_cpp ({error})", f"llama_cpp does not load ({error})") from error
+        raise _missing(Translated("llama_cpp does not load ({error})", error=error)) from error
     found = llama_cpp.__version__
     if found != VERSION:
-        raise _missing(
-            f"llama-cpp-python đang là bản {found}, còn khóa học cần bản {VERSION}",
-            f"llama-cpp-python is at {found}, and the course needs {VERSION}",
-        )
+        raise _missing(Translated(
+            "llama-cpp-python is at {found}, and the course needs {version}", found=found, version=VERSION,
+        ))
     if importlib.util.find_spec("sentencepiece") is None:
-        raise _missing("chưa cài sentencepiece", "sentencepiece is not installed")
+        raise _missing(Translated("sentencepiece is not installed"))
 
 
 def install(*, say: Callable[[str], object] = print) -> Tools:
@@ -122,13 +116,12 @@ def install(*, say: Callable[[str], object] = print) -> Tools:
     except LessonError:
         _check_compiler()
         say(
-            text(
-                vi=f"Đang biên dịch llama-cpp-python {VERSION} bằng trình biên dịch C++ (5 đến 10 phút, chỉ "
-                "một lần)...",
-                en=f"Compiling llama-cpp-python {VERSION} with the C++ compiler (5 to 10 minutes, once)...",
+            tr(
+                "Compiling llama-cpp-python {version} with the C++ compiler (5 to 10 minutes, once)...",
+                version=VERSION,
             )
         )
-        _pip(["install", *PACKAGES], CMAKE_ARGS=os.environ.get("CMAKE_ARGS", FLAGS))
+        _pip(["install", *_PACKAGES], CMAKE_ARGS=os.environ.get("CMAKE_ARGS", _FLAGS))
         check_packages()
     return find(say=say)
 
@@ -143,7 +136,7 @@ def errors_kept() -> Iterator[list[str]]:
 
     @llama_cpp.llama_log_callback
     def keep(level: int, message: bytes, _: Any) -> None:
-        if level == ERROR:
+        if level == _ERROR:
             said.append(message.decode(errors="replace").strip())
 
     before, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
@@ -162,42 +155,41 @@ def _fill(folder: Path) -> None:
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent) as work:
             unpacked = Path(work, "unpacked")
             _unpack(_download(Path(work)), unpacked)
-            if _digest(unpacked) != KEPT_SHA256:
+            if _digest(unpacked) != _KEPT_SHA256:
                 raise _altered()
-            if _digest(folder) != KEPT_SHA256:
+            if _digest(folder) != _KEPT_SHA256:
                 shutil.rmtree(folder, ignore_errors=True)  # something that is not what it should be
             try:
                 unpacked.rename(folder)
             except OSError:
-                if _digest(folder) != KEPT_SHA256:  # else another process was quicker, and did the same
+                if _digest(folder) != _KEPT_SHA256:  # else another process was quicker, and did the same
                     raise
     except OSError as error:
         raise LessonError(
-            vi=f"Không ghi được vào thư mục cache {folder.parent} ({error}). Hãy đặt biến môi trường {CACHE} "
-            "trỏ tới một thư mục ghi được và còn khoảng 200 MB trống.",
-            en=f"The cache folder {folder.parent} cannot be written to ({error}). Set the environment "
-            f"variable {CACHE} to a folder that can, with some 200 MB free.",
+            "The cache folder {parent} cannot be written to ({error}). Set the environment variable {cache} "
+            "to a folder that can, with some 200 MB free.",
+            parent=folder.parent, error=error, cache=CACHE,
         ) from error
 
 
 def _download(folder: Path) -> Path:
     wanted = folder / "wanted.txt"
-    wanted.write_text(f"llama-cpp-python=={VERSION} --hash=sha256:{SDIST_SHA256}\n", encoding="utf-8")
+    wanted.write_text(f"llama-cpp-python=={VERSION} --hash=sha256:{_SDIST_SHA256}\n", encoding="utf-8")
     source = ["--no-binary", "llama-cpp-python", "--no-deps"]
     _pip(["download", "--quiet", "--retries", "2", *source, "--dest", str(folder), "-r", str(wanted)])
     [archive] = folder.glob("*.tar.gz")
     with archive.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != SDIST_SHA256:
+        if hashlib.file_digest(file, "sha256").hexdigest() != _SDIST_SHA256:
             raise _altered()
     return archive
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Write the files of KEPT to `folder`, as if vendor/llama.cpp were its root."""
+    """Write the files of _KEPT to `folder`, as if vendor/llama.cpp were its root."""
     with tarfile.open(archive) as tar:
         for member in tar:
             _, _, name = member.name.partition("/vendor/llama.cpp/")
-            if member.isfile() and any(name == kept or name.startswith(f"{kept}/") for kept in KEPT):
+            if member.isfile() and any(name == kept or name.startswith(f"{kept}/") for kept in _KEPT):
                 tar.extract(member.replace(name=name, deep=False), folder, filter="data")
 
 
@@ -220,12 +212,9 @@ def _pip(arguments: list[str], **environment: str) -> None:
     if done.returncode:
         said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
         raise LessonError(
-            vi=f"pip {arguments[0]} không chạy được. Hãy kiểm tra kết nối mạng rồi chạy lại; trên máy không "
-            f"có mạng, hãy chép thư mục {cache_dir()} từ một máy đã chạy `lessonlib course tools`. pip "
-            f"báo:\n{said}",
-            en=f"pip {arguments[0]} failed. Check the network and run it again; on a machine without one, "
-            f"copy the folder {cache_dir()} from a machine where `lessonlib course tools` ran. pip "
-            f"said:\n{said}",
+            "pip {arguments} failed. Check the network and run it again; on a machine without one, copy the "
+            "folder {cache_dir} from a machine where `lessonlib course tools` ran. pip said:\n{said}",
+            arguments=arguments[0], cache_dir=cache_dir(), said=said,
         )
 
 
@@ -233,31 +222,25 @@ def _check_compiler() -> None:
     named = os.environ.get("CXX", "").split()[:1]
     if os.name == "posix" and not any(map(shutil.which, [*named, "c++", "g++", "clang++"])):
         raise LessonError(
-            vi="Không thấy trình biên dịch C++, mà llama-cpp-python phải được biên dịch. Hãy cài: trên "
-            "Ubuntu `sudo apt-get install build-essential`, trên macOS `xcode-select --install`, rồi chạy "
-            "lại. Trên Colab đã có sẵn.",
-            en="There is no C++ compiler, and llama-cpp-python has to be compiled. Install one: on Ubuntu "
-            "`sudo apt-get install build-essential`, on macOS `xcode-select --install`, then run this again. "
-            "Colab has one.",
+            "There is no C++ compiler, and llama-cpp-python has to be compiled. Install one: on Ubuntu "
+            "`sudo apt-get install build-essential`, on macOS `xcode-select --install`, then run this "
+            "again. Colab has one.",
         )
 
 
-def _missing(vi: str, en: str) -> LessonError:
-    packages = " ".join(f'"{package}"' for package in PACKAGES)
+def _missing(why: Translated | Exception) -> LessonError:
+    packages = " ".join(f'"{package}"' for package in _PACKAGES)
     return LessonError(
-        vi=f"Thiếu llama.cpp: {vi}. Hãy chạy `python -m pip install {packages}` (cần trình biên dịch C++, "
-        "mất vài phút, chỉ một lần), hoặc `lessonlib course tools`. Nếu trước đó notebook đã nạp một bản "
-        "khác, hãy khởi động lại kernel.",
-        en=f"llama.cpp is missing: {en}. Run `python -m pip install {packages}` (it takes a C++ compiler and "
+        "llama.cpp is missing: {why}. Run `python -m pip install {packages}` (it takes a C++ compiler and "
         "some minutes, once), or `lessonlib course tools`. If the notebook had loaded another version "
         "before, restart the kernel.",
+        why=why, packages=packages,
     )
 
 
 def _altered() -> LessonError:
     return LessonError(
-        vi=f"Mã nguồn llama-cpp-python {VERSION} tải về không khớp với mã băm đã biết, nên không được dùng. "
-        "Hãy xem pip của bạn đang tải từ đâu (`pip config list`) rồi chạy lại.",
-        en=f"The source of llama-cpp-python {VERSION} that came does not have the known hash, so it is not "
+        "The source of llama-cpp-python {version} that came does not have the known hash, so it is not "
         "used. See where your pip downloads from (`pip config list`) and run this again.",
+        version=VERSION,
     )

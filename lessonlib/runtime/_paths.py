@@ -19,8 +19,8 @@ def data_dir() -> Path:
         if folder.is_dir():
             return folder
     raise LessonError(
-        vi=f"Không thấy thư mục dữ liệu cạnh {PACKAGE}. Hãy cài lại lessonlib theo README.",
-        en=f"The data folder is missing beside {PACKAGE}. Install lessonlib again as the README says.",
+        "The data folder is missing beside {package}. Install lessonlib again as the README says.",
+        package=PACKAGE,
     )
 
 
@@ -52,7 +52,6 @@ def _child(parent: Path, name: str) -> Path:
     if not (folder / "README.md").is_file():  # every dataset and every twin has its card
         known = ", ".join(sorted(card.parent.name for card in parent.glob("*/README.md")))
         raise LessonError(
-            vi=f"Không có {name!r} trong {parent.name}/. Hiện có: {known}.",
-            en=f"There is no {name!r} in {parent.name}/. Shipped: {known}.",
+            "There is no {name!r} in {name2}/. Shipped: {known}.", name=name, name2=parent.name, known=known,
         )
     return folder

@@ -14,24 +14,24 @@ from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, tr
 from lessonlib.runtime._paths import cache_dir
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel
 
-LENGTH = 2048  # rows may not be longer: Unsloth fixes it at loading; the length of its own T4 notebook
+_LENGTH = 2048  # rows may not be longer: Unsloth fixes it at loading; the length of its own T4 notebook
 
 # Read by Unsloth when it is imported; what a learner has set stays.
-SETTINGS = {
+_SETTINGS = {
     "UNSLOTH_DISABLE_STATISTICS": "1",  # loading on a GPU would tell Unsloth which kind of machine this is
     "UNSLOTH_CPU_BF16": "0",  # else the CPU's abilities choose the number format, and losses differ
 }
 # Says which machine this is, so it would make a notebook differ from one run to the next.
-NOISE = re.compile(r"Unsloth [\d.]+: no GPU found|Unsloth \(CPU\): \w+ on \d+ CPU threads")
+_NOISE = re.compile(r"Unsloth [\d.]+: no GPU found|Unsloth \(CPU\): \w+ on \d+ CPU threads")
 # Arguments of Unsloth's get_peft_model that are fields of a LoraConfig with the same meaning.
-FIELDS = (
+_FIELDS = (
     "r", "lora_alpha", "lora_dropout", "bias", "target_modules", "layers_to_transform", "layers_pattern",
     "use_rslora", "modules_to_save", "init_lora_weights",
 )  # fmt: skip
@@ -52,9 +52,9 @@ def unfit(device: str) -> str | None:
         first = (str(problem).strip().splitlines() or [""])[0]
         return f"{type(problem).__name__}: {first[:160]}"
     if here != device:
-        return text(
-            vi=f"kernel này đã nạp Unsloth cho {here}; muốn dùng cho {device} thì khởi động lại kernel",
-            en=f"this kernel has imported Unsloth for {here}; restart it to use Unsloth on {device}",
+        return tr(
+            "this kernel has imported Unsloth for {here}; restart it to use Unsloth on {device}",
+            here=here, device=device,
         )
     return None
 
@@ -69,14 +69,14 @@ def load(where: str, *, device: str, four_bits: bool, **arguments: Any) -> "PreT
         where: a folder or Hub id.
         device: "cpu" or "cuda".
         four_bits: nf4 with double quantisation.
-        **arguments: passed on, such as dtype, revision, token, max_seq_length (default LENGTH).
+        **arguments: passed on, such as dtype, revision, token, max_seq_length (default _LENGTH).
 
     Returns:
         The model, in evaluation mode. Rows longer than its `max_seq_length` are cut on a GPU.
     """
     FastLanguageModel = _imported(device).FastLanguageModel
     arguments = {
-        "max_seq_length": LENGTH,
+        "max_seq_length": _LENGTH,
         "load_in_4bit": four_bits,
         "use_safetensors": True,
         # Else Unsloth swaps in its own pre-quantised repository, to which our commit does not belong.
@@ -108,20 +108,17 @@ def attach(model: "PreTrainedModel", config: "LoraConfig", *, device: str, seed:
 
     if config.target_modules is None:
         raise LessonError(
-            vi="LoraConfig không có target_modules, mà mặc định của Unsloth khác mặc định của peft. Hãy dùng "
-            "lora.lora_config(model, ...).",
-            en="The LoraConfig names no target_modules, and Unsloth's default is not peft's. Use "
+            "The LoraConfig names no target_modules, and Unsloth's default is not peft's. Use "
             "lora.lora_config(model, ...).",
         )
-    given = {name: getattr(config, name) for name in FIELDS}
+    given = {name: getattr(config, name) for name in _FIELDS}
     plain = LoraConfig(**given, task_type=config.task_type).to_dict()
     beyond = [name for name, value in config.to_dict().items() if value != plain[name]]
     if beyond:
         raise LessonError(
-            vi=f"Qua Unsloth, lora.attach không truyền được {', '.join(beyond)} của LoraConfig. Hãy bỏ phần "
-            "này đi, hoặc dùng runtime.detect(backend='transformers').",
-            en=f"Through Unsloth, lora.attach cannot pass on {', '.join(beyond)} of the LoraConfig. Leave it "
-            "out, or use runtime.detect(backend='transformers').",
+            "Through Unsloth, lora.attach cannot pass on {beyond} of the LoraConfig. Leave it out, or use "
+            "runtime.detect(backend='transformers').",
+            beyond=", ".join(beyond),
         )
     if isinstance(config.target_modules, set):
         given["target_modules"] = sorted(config.target_modules)
@@ -140,7 +137,7 @@ def _imported(device: str) -> Any:
     if known is not None:
         return known
     # Where it writes the code that it generates for a GPU; by default into the current folder.
-    for name, value in (*SETTINGS.items(), ("UNSLOTH_COMPILE_LOCATION", str(cache_dir() / "unsloth"))):
+    for name, value in (*_SETTINGS.items(), ("UNSLOTH_COMPILE_LOCATION", str(cache_dir() / "unsloth"))):
         os.environ.setdefault(name, value)
     force = device == "cpu" and not {"UNSLOTH_FORCE_CPU", "UNSLOTH_DISABLE_CPU_FALLBACK"} & set(os.environ)
     if force:  # a rehearsal beside a GPU stays on the CPU
@@ -170,5 +167,5 @@ def _quietly(device: str) -> Iterator[None]:
             yield
     finally:
         for line in said.getvalue().splitlines():
-            if not NOISE.match(line):
+            if not _NOISE.match(line):
                 print(line)

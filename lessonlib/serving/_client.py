@@ -74,10 +74,9 @@ def _pieces(url: str, request: Mapping[str, Any]) -> Iterator[str]:
                 yield choice["delta"]["content"]
     if not finished:  # llama-cpp-python ends the stream where it should tell of an error
         raise LessonError(
-            vi=f"Máy chủ ở {url} ngừng gửi giữa chừng mà không nói lý do. Hãy hỏi lại với stream=False để "
-            "xem lỗi; thường là hội thoại dài hơn cửa sổ ngữ cảnh.",
-            en=f"The server at {url} stopped sending and gave no reason. Ask again with stream=False to see "
-            "the error; mostly the conversation is longer than the context.",
+            "The server at {url} stopped sending and gave no reason. Ask again with stream=False to see the "
+            "error; mostly the conversation is longer than the context.",
+            url=url,
         )
 
 
@@ -103,17 +102,13 @@ def _errors_of(url: str) -> Iterator[None]:
         yield
     except httpx.TransportError as error:
         raise LessonError(
-            vi=f"Không gọi được máy chủ ở {url} ({error}). Nó chỉ chạy bên trong khối `with "
-            "llama_server(...)`: hãy đặt câu hỏi trong khối đó.",
-            en=f"There is no server at {url} ({error}). It runs only inside the block `with "
-            "llama_server(...)`: ask inside that block.",
+            "There is no server at {url} ({error}). It runs only inside the block `with llama_server(...)`: "
+            "ask inside that block.",
+            url=url, error=error,
         ) from error
 
 
 def _check_reply(status: int, body: str) -> None:
     if status == 200:
         return
-    raise LessonError(
-        vi=f"Máy chủ báo lỗi {status}: {body[:500]}",
-        en=f"The server answered with an error {status}: {body[:500]}",
-    )
+    raise LessonError("The server answered with an error {status}: {body}", status=status, body=body[:500])

@@ -15,8 +15,8 @@ from lessonlib.runtime import _llama_cpp as llama_cpp_tools
 from lessonlib.runtime._language import LessonError
 
 Message = Mapping[str, str]
-ROLES = ("system", "user", "assistant")
-MAGIC = b"GGUF"
+_ROLES = ("system", "user", "assistant")
+_MAGIC = b"GGUF"
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ class ChatFormat:
             return str(write(messages=said, **(options or {})).prompt)
         except (TemplateError, ValueError) as error:  # the template's own raise_exception is a ValueError
             raise LessonError(
-                vi=f"Chat template trong file GGUF từ chối hội thoại này: {error}",
-                en=f"The chat template in the GGUF file refuses this conversation: {error}",
+                "The chat template in the GGUF file refuses this conversation: {error}", error=error,
             ) from error
 
 
@@ -108,10 +107,9 @@ def of_model(model: Any, file: Path) -> ChatFormat:
     template = llama_cpp.llama_model_chat_template(model, None)
     if not template:
         raise LessonError(
-            vi=f"{file} không có chat template, nên không chương trình nào biết phải viết hội thoại ra sao. "
-            "Hãy gộp và xuất lại với tokenizer của mô hình instruct (tokenizer.chat_template).",
-            en=f"{file} has no chat template, so no program knows how to write a conversation for it. Merge "
-            "and export again with the tokenizer of the instruct model (tokenizer.chat_template).",
+            "{file} has no chat template, so no program knows how to write a conversation for it. Merge and "
+            "export again with the tokenizer of the instruct model (tokenizer.chat_template).",
+            file=file,
         )
     eos = word(llama_cpp.llama_vocab_eos(vocabulary))
     every = range(llama_cpp.llama_vocab_n_tokens(vocabulary))
@@ -133,19 +131,17 @@ def checked_file(gguf: str | os.PathLike) -> Path:
         near = sorted(other.name for other in path.parent.glob("*.gguf"))
         there = ", ".join(near) or "-"
         raise LessonError(
-            vi=f"Không có file {path}. Các file .gguf trong thư mục đó: {there}. Hãy xuất GGUF trước "
-            "(lessonlib.export.make_gguf), hoặc sửa lại tên.",
-            en=f"There is no file {path}. The .gguf files in that folder: {there}. Export GGUF first "
+            "There is no file {path}. The .gguf files in that folder: {there}. Export GGUF first "
             "(lessonlib.export.make_gguf), or mend the name.",
+            path=path, there=there,
         )
     with path.open("rb") as file:
-        start = file.read(len(MAGIC))
-    if start != MAGIC:
+        start = file.read(len(_MAGIC))
+    if start != _MAGIC:
         raise LessonError(
-            vi=f"{path} không phải file GGUF: 4 byte đầu là {start!r}, lẽ ra phải là {MAGIC!r}. Có thể file "
-            "tải về bị hỏng hoặc chỉ là con trỏ Git LFS; hãy tải hay xuất lại.",
-            en=f"{path} is no GGUF file: it begins with {start!r} instead of {MAGIC!r}. A download may be "
+            "{path} is no GGUF file: it begins with {start!r} instead of {magic!r}. A download may be "
             "broken or only a Git LFS pointer; download or export it again.",
+            path=path, start=start, magic=_MAGIC,
         )
     return path
 
@@ -159,31 +155,28 @@ def checked_messages(messages: Sequence[Message]) -> list[dict[str, str]]:
     """
     if isinstance(messages, str | Mapping) or not messages:
         raise LessonError(
-            vi="Không có tin nhắn nào. Hãy truyền vào một danh sách, chẳng hạn "
-            '[{"role": "user", "content": "Xin chào"}].',
-            en="There are no messages. Pass a list such as "
-            '[{"role": "user", "content": "Hello"}].',
+            "There are no messages. Pass a list such as {example}.",
+            example='[{"role": "user", "content": "Hello"}]',
         )  # fmt: skip
     kept = []
     for number, message in enumerate(messages):
         role, content = message.get("role"), message.get("content")
-        if role not in ROLES:
+        if role not in _ROLES:
             raise LessonError(
-                vi=f"Tin nhắn {number}: không có vai trò {role!r}. Chỉ có: {', '.join(ROLES)}.",
-                en=f"Message {number}: there is no role {role!r}, only {', '.join(ROLES)}.",
+                "Message {number}: there is no role {role!r}, only {roles}.",
+                number=number, role=role, roles=", ".join(_ROLES),
             )
         if not isinstance(content, str) or not content.strip():
             raise LessonError(
-                vi=f"Tin nhắn {number} ({role}) không có văn bản (giá trị là {content!r}).",
-                en=f"Message {number} ({role}) has no text (its value is {content!r}).",
+                "Message {number} ({role}) has no text (its value is {content!r}).",
+                number=number, role=role, content=content,
             )
         kept.append({"role": role, "content": content})
     if kept[-1]["role"] != "user":
         raise LessonError(
-            vi=f"Tin nhắn cuối là của {kept[-1]['role']!r}, nên không có câu hỏi nào để trả lời. Tin nhắn "
-            "cuối phải có vai trò 'user'.",
-            en=f"The last message is of the role {kept[-1]['role']!r}, so there is no question to answer. "
-            "The last one has to be the 'user'.",
+            "The last message is of the role {kept!r}, so there is no question to answer. The last one has "
+            "to be the 'user'.",
+            kept=kept[-1]["role"],
         )
     return kept
 
@@ -192,23 +185,21 @@ def unreadable(file: Path, said: Sequence[str]) -> LessonError:
     """For a file that begins like a GGUF and that llama.cpp cannot open all the same, with what it said."""
     reason = next((line for line in said if "error loading" in line), " ".join(said))
     return LessonError(
-        vi=f"llama.cpp không mở được {file}: {reason}. File có thể bị cắt cụt (đĩa đầy, tải dở): hãy so kích "
-        "thước và xuất hoặc tải lại.",
-        en=f"llama.cpp cannot open {file}: {reason}. The file may be cut short (a full disk, a broken "
+        "llama.cpp cannot open {file}: {reason}. The file may be cut short (a full disk, a broken "
         "download): compare its size and export or download it again.",
+        file=file, reason=reason,
     )
 
 
 def _is_folder(path: Path) -> LessonError:
     if (path / "adapter_config.json").is_file():
         return LessonError(
-            vi=f"{path} là thư mục adapter: chỉ có các ma trận LoRA, không có mô hình gốc. Hãy gộp bằng "
-            "export.merge, chuyển sang GGUF bằng gguf.make, rồi đưa vào đây file .gguf.",
-            en=f"{path} is an adapter folder: only the LoRA matrices, without the base model. Merge it with "
-            "export.merge, convert that with gguf.make, and pass the .gguf file here.",
+            "{path} is an adapter folder: only the LoRA matrices, without the base model. Merge it with "
+            "export.merge, convert that with export.make_gguf, and pass the .gguf file here.",
+            path=path,
         )
     inside = ", ".join(sorted(file.name for file in path.glob("*.gguf"))) or "-"
     return LessonError(
-        vi=f"{path} là một thư mục; ở đây cần đường dẫn tới một file .gguf. Trong thư mục có: {inside}.",
-        en=f"{path} is a folder; what is needed is the path of one .gguf file. There are in it: {inside}.",
+        "{path} is a folder; what is needed is the path of one .gguf file. There are in it: {inside}.",
+        path=path, inside=inside,
     )

@@ -13,7 +13,7 @@ from lessonlib.runtime._language import LessonError
 from lessonlib.serving._formats import Message, chat_format, checked_file, checked_messages
 from lessonlib.serving._llama import CONTEXT, threads
 
-GPT4ALL = "gpt4all==2.8.2"
+_GPT4ALL = "gpt4all==2.8.2"
 
 
 def ask_gpt4all(
@@ -51,8 +51,7 @@ def ask_gpt4all(
     file, asked = checked_file(gguf), checked_messages(messages)
     if find_spec("gpt4all") is None:
         raise LessonError(
-            vi=f"Chưa cài GPT4All. Hãy cài: python -m pip install {GPT4ALL}",
-            en=f"GPT4All is not installed. Install it: python -m pip install {GPT4ALL}",
+            "GPT4All is not installed. Install it: python -m pip install {gpt4all}", gpt4all=_GPT4ALL,
         )
     written = chat_format(file)
     mark = "\x00"  # a template that looks at the text would be thrown by a real question, never by this
@@ -70,26 +69,23 @@ def ask_gpt4all(
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise LessonError(
-            vi=f"GPT4All không trả lời xong trong {time_limit:g} giây. Hãy giảm max_tokens hoặc tăng "
-            "time_limit.",
-            en=f"GPT4All was not done after {time_limit:g} seconds. Lower max_tokens or raise time_limit.",
+            "GPT4All was not done after {time_limit:g} seconds. Lower max_tokens or raise time_limit.",
+            time_limit=time_limit,
         ) from None
     if done.returncode != 0:
         why = done.stderr.strip().splitlines()[-1:] or ["-"]
         raise LessonError(
-            vi=f"Thư viện của GPT4All đã dừng đột ngột với {file} (mã {done.returncode}): {why[0]}. Bản "
-            "llama.cpp trong đó là của năm 2024 nên không biết các kiến trúc mới; hãy thử ask_llama_cpp.",
-            en=f"GPT4All's library ended its process over {file} (code {done.returncode}): {why[0]}. The "
-            "llama.cpp in it is of 2024 and does not know newer architectures; try ask_llama_cpp.",
+            "GPT4All's library ended its process over {file} (code {returncode}): {why}. The llama.cpp in "
+            "it is of 2024 and does not know newer architectures; try ask_llama_cpp.",
+            file=file, returncode=done.returncode, why=why[0],
         )
     said = json.loads(done.stdout)
     if said["problems"]:
         problem = said["problems"][0]
         raise LessonError(
-            vi=f"GPT4All từ chối hội thoại này: {problem} Hãy rút ngắn hội thoại, hoặc tăng context (đang là "
-            f"{context} token).",
-            en=f"GPT4All refuses this conversation: {problem} Shorten it, or raise context (now {context} "
+            "GPT4All refuses this conversation: {problem} Shorten it, or raise context (now {context} "
             "tokens).",
+            problem=problem, context=context,
         )
     return str(said["answer"])
 

@@ -80,8 +80,7 @@ def threads() -> int:
 def _check_room(tokens: int, context: int) -> None:
     if tokens >= context:
         raise LessonError(
-            vi=f"Hội thoại dài {tokens} token, không vừa cửa sổ ngữ cảnh {context} token. Hãy rút ngắn, hoặc "
-            "tăng context.",
-            en=f"The conversation has {tokens} tokens, which the context of {context} does not hold. Shorten "
+            "The conversation has {tokens} tokens, which the context of {context} does not hold. Shorten "
             "it, or raise context.",
+            tokens=tokens, context=context,
         )

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from lessonlib.runtime import _llama_cpp as llama_cpp_tools
-from lessonlib.runtime._language import LessonError
+from lessonlib.runtime._language import LessonError, Translated
 from lessonlib.serving._client import http_client
 from lessonlib.serving._formats import chat_format, checked_file
 from lessonlib.serving._llama import CONTEXT, threads
 
-HOST = "127.0.0.1"  # this machine only: the server has no password
-PACKAGES = ("fastapi", "uvicorn", "sse_starlette", "starlette_context", "pydantic_settings")
+_HOST = "127.0.0.1"  # this machine only: the server has no password
+_PACKAGES = ("fastapi", "uvicorn", "sse_starlette", "starlette_context", "pydantic_settings")
 
 # The server ends when our end of the pipe closes, so it cannot outlive a kernel that was killed.
 _SERVE = """
@@ -62,13 +62,12 @@ def llama_server(
     """
     file = checked_file(gguf)
     llama_cpp_tools.check_packages()
-    missing = [name for name in PACKAGES if find_spec(name) is None]
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
         raise LessonError(
-            vi=f"Máy chủ của llama.cpp cần thêm gói: {', '.join(missing)}. Hãy cài: python -m pip install "
-            f'"llama-cpp-python[server]=={llama_cpp_tools.VERSION}"',
-            en=f"llama.cpp's server needs further packages: {', '.join(missing)}. Install them: python -m "
-            f'pip install "llama-cpp-python[server]=={llama_cpp_tools.VERSION}"',
+            "llama.cpp's server needs further packages: {missing}. Install them: python -m pip install "
+            '"llama-cpp-python[server]=={version}"',
+            missing=", ".join(missing), version=llama_cpp_tools.VERSION,
         )
     chat_format(file)  # a file that cannot be opened is better told of here than by a server's log
     port = _free_port(port)
@@ -79,7 +78,7 @@ def llama_server(
         "verbose": False,
     }  # fmt: skip
     # interrupt_requests: by default a second question would cut off the answer to the first.
-    settings = {"host": HOST, "port": port, "interrupt_requests": False, "models": [model]}
+    settings = {"host": _HOST, "port": port, "interrupt_requests": False, "models": [model]}
     ours = {name: value for name, value in os.environ.items() if name not in ("HOST", "PORT", "CONFIG_FILE")}
     with tempfile.TemporaryDirectory(prefix="lessonlib-server-") as folder:
         config, log = Path(folder, "config.json"), Path(folder, "log.txt")
@@ -90,7 +89,7 @@ def llama_server(
                 stdout=output, stderr=subprocess.STDOUT, env=ours, start_new_session=True,
             )  # fmt: skip
         try:
-            url = f"http://{HOST}:{port}/v1"
+            url = f"http://{_HOST}:{port}/v1"
             _wait_for(process, url, file.stem, log, time_limit)
             yield url
         finally:
@@ -102,13 +101,12 @@ def _free_port(port: int) -> int:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn: a port just left is free
         try:
-            probe.bind((HOST, port))
+            probe.bind((_HOST, port))
         except OSError as error:
             raise LessonError(
-                vi=f"Cổng {port} không dùng được ({error.strerror}), có lẽ một máy chủ khác đang chiếm. Hãy "
-                "chọn cổng khác, hoặc port=0 để tự tìm.",
-                en=f"Port {port} cannot be used ({error.strerror}); another server may hold it. Choose "
-                "another, or port=0 for a free one.",
+                "Port {port} cannot be used ({strerror}); another server may hold it. Choose another, or "
+                "port=0 for a free one.",
+                port=port, strerror=error.strerror,
             ) from error
         return int(probe.getsockname()[1])
 
@@ -122,12 +120,12 @@ def _wait_for(process: subprocess.Popen, url: str, name: str, log: Path, time_li
         ended = process.poll()
         if ended is not None or time.monotonic() > end:
             wrote = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
-            vi, en = f"không trả lời sau {time_limit:g} giây", f"did not answer within {time_limit:g} seconds"
-            if ended is not None:
-                vi, en = f"đã dừng (mã {ended})", f"ended (code {ended})"
+            if ended is None:
+                what = Translated("did not answer within {time_limit:g} seconds", time_limit=time_limit)
+            else:
+                what = Translated("ended (code {code})", code=ended)
             raise LessonError(
-                vi=f"Máy chủ của llama.cpp {vi}. Những dòng cuối của nó:\n{wrote}",
-                en=f"llama.cpp's server {en}. Its last lines:\n{wrote}",
+                "llama.cpp's server {what}. Its last lines:\n{wrote}", what=what, wrote=wrote,
             )
         try:
             with http_client() as client:

@@ -30,20 +30,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from lessonlib.runtime import _language as language
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, tr
 from lessonlib.tools._schemas import NAME
 from lessonlib.tools._validation import check, measured
 
-__all__ = ["execute", "registered"]
-
 Functions = Mapping[str, Callable] | Sequence[Callable]
-RESULT_DEPTH = 20  # lists and objects in an answer
-MAX_ERROR = 200  # characters of an exception's message
-TOLD = 3  # problems of a call that are told at once
-HEADER = 8  # bytes that say how long the answer is
+_RESULT_DEPTH = 20  # lists and objects in an answer
+_MAX_ERROR = 200  # characters of an exception's message
+_TOLD = 3  # problems of a call that are told at once
+_HEADER = 8  # bytes that say how long the answer is
 # "~/x", "/a/b", "C:\a", "../a", quoted or not. "km/h", "1/2" and "https://..." are none.
-QUOTED_PATH = re.compile(r"""(['"])(?:~|\.{1,2}|[A-Za-z]:)?[/\\][^'"]*\1""")
-PATH = re.compile(r"""(?<![\w:/])(?:~|\.{1,2}|[A-Za-z]:)?[/\\][^\s'",;)]+""")
+_QUOTED_PATH = re.compile(r"""(['"])(?:~|\.{1,2}|[A-Za-z]:)?[/\\][^'"]*\1""")
+_PATH = re.compile(r"""(?<![\w:/])(?:~|\.{1,2}|[A-Za-z]:)?[/\\][^\s'",;)]+""")
 
 
 def execute(
@@ -70,12 +68,12 @@ def execute(
 
     Raises:
         LessonError: limits that are not above 0; functions that are none or share a name; a schema that
-            `validation.check` refuses.
+            `tools.check` refuses.
     """
     if not (0 < time_limit < math.inf) or size_limit < 1:
         raise LessonError(
-            vi=f"time_limit={time_limit} và size_limit={size_limit} phải lớn hơn 0 và hữu hạn.",
-            en=f"time_limit={time_limit} and size_limit={size_limit} have to be finite and above 0.",
+            "time_limit={time_limit} and size_limit={size_limit} have to be finite and above 0.",
+            time_limit=time_limit, size_limit=size_limit,
         )
     known = registered(functions)
     language.current()  # found out here: the child could not ask Colab
@@ -83,11 +81,10 @@ def execute(
     named = name[:64] if isinstance(name, str) else ""
     problems = check(call, schemas)
     if problems:
-        return _failed(named, " ".join(map(str, problems[:TOLD])))
+        return _failed(named, " ".join(map(str, problems[:_TOLD])))
     if name not in known:
-        return _failed(named, text(
-            vi=f"Ở đây không chạy được {named}: chưa đăng ký hàm nào tên như vậy.",
-            en=f"{named} cannot be run here: no function of this name is registered.",
+        return _failed(named, tr(
+            "{named} cannot be run here: no function of this name is registered.", named=named,
         ))
     arguments = _whole_numbers(call, schemas)
     run = _in_a_child if hasattr(os, "fork") else _in_a_thread
@@ -109,18 +106,14 @@ def registered(functions: Functions) -> dict[str, Callable]:
     for name, function in pairs:
         if not callable(function) or not isinstance(name, str) or not NAME.fullmatch(name):
             raise LessonError(
-                vi=f"Không đăng ký được {function!r} với tên {name!r}. Hãy đưa các hàm có tên (def), hoặc "
-                'viết {"ten": ham}.',
-                en=f"{function!r} cannot be registered as {name!r}. Give functions that have a name (def), "
-                'or write {"name": function}.',
+                "{function!r} cannot be registered as {name!r}. Give functions that have a name (def), or "
+                'write {{"name": function}}.',
+                function=function, name=name,
             )
     names = [name for name, _ in pairs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise LessonError(
-            vi=f"Có hai hàm cùng tên {twice}. Hãy đổi tên một hàm.",
-            en=f"Two functions are called {twice}. Rename one of them.",
-        )
+        raise LessonError("Two functions are called {twice}. Rename one of them.", twice=twice)
     return dict(pairs)
 
 
@@ -164,11 +157,11 @@ def _one_line(error: BaseException) -> str:
         said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     except BaseException:
         said = ""
-    seen = (letter if letter.isprintable() else " " for letter in said[: 10 * MAX_ERROR])
+    seen = (letter if letter.isprintable() else " " for letter in said[: 10 * _MAX_ERROR])
     said = " ".join("".join(seen).split())
-    said = PATH.sub("…", QUOTED_PATH.sub("…", said))
+    said = _PATH.sub("…", _QUOTED_PATH.sub("…", said))
     line = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    return line if len(line) <= MAX_ERROR else line[: MAX_ERROR - 1] + "…"
+    return line if len(line) <= _MAX_ERROR else line[: _MAX_ERROR - 1] + "…"
 
 
 def _read(outcome: dict[str, Any], size_limit: int) -> dict[str, Any]:
@@ -179,7 +172,7 @@ def _read(outcome: dict[str, Any], size_limit: int) -> dict[str, Any]:
         value = json.loads(outcome["json"])
     except (TypeError, ValueError, RecursionError):
         return {"no_json": "nested"}
-    refused = measured(value, characters=2 * size_limit, depth=RESULT_DEPTH)  # its size was looked at there
+    refused = measured(value, characters=2 * size_limit, depth=_RESULT_DEPTH)  # its size was looked at there
     return {"value": value} if refused is None else {"no_json": refused.kind}
 
 
@@ -191,22 +184,17 @@ def _why(name: str, outcome: Mapping[str, Any], time_limit: float, size_limit: i
     if "raised" in outcome:
         return str(outcome["raised"])
     if "too_large" in outcome:
-        return text(
-            vi=f"{name} trả về {outcome['too_large']} ký tự, quá giới hạn {size_limit}. Hãy hỏi ít hơn.",
-            en=f"{name} answered with {outcome['too_large']} characters, more than {size_limit}. Ask for "
-            "less.",
+        return tr(
+            "{name} answered with {characters} characters, more than {size_limit}. Ask for less.",
+            name=name, characters=outcome["too_large"], size_limit=size_limit,
         )
     if "no_json" in outcome:
-        return text(
-            vi=f"Kết quả của {name} không phải là JSON ({outcome['no_json']}).",
-            en=f"What {name} returned is no JSON ({outcome['no_json']}).",
-        )
+        return tr("What {name} returned is no JSON ({why}).", name=name, why=outcome["no_json"])
     if "late" in outcome:
-        return text(
-            vi=f"{name} chạy quá {time_limit:g} giây nên đã bị dừng.",
-            en=f"{name} took longer than {time_limit:g} s and was stopped.",
+        return tr(
+            "{name} took longer than {time_limit:g} s and was stopped.", name=name, time_limit=time_limit,
         )
-    return text(vi=f"{name} kết thúc mà không trả lời.", en=f"{name} ended without an answer.")
+    return tr("{name} ended without an answer.", name=name)
 
 
 # ---------------------------------------------------------------- a child process
@@ -226,7 +214,7 @@ def _in_a_child(
         _answer_and_end(function, arguments, time_limit, size_limit, writing)
     os.close(writing)
     try:
-        received = _received(reading, time.monotonic() + time_limit, 6 * size_limit + 10 * MAX_ERROR)
+        received = _received(reading, time.monotonic() + time_limit, 6 * size_limit + 10 * _MAX_ERROR)
     finally:
         os.close(reading)
         # The child leads a group of its own; killing the group before the child is waited for, its number is
@@ -257,7 +245,7 @@ def _answer_and_end(
         sys.stdin, sys.stdout, sys.stderr = (open(os.devnull, mode) for mode in ("r", "w", "w"))  # noqa: SIM115
         outcome = _outcome(function, arguments, size_limit)
         answer = json.dumps(outcome, ensure_ascii=False).encode(errors="replace")
-        message = len(answer).to_bytes(HEADER, "big") + answer
+        message = len(answer).to_bytes(_HEADER, "big") + answer
         while message:
             message = message[os.write(writing, message) :]
     finally:
@@ -269,16 +257,16 @@ def _received(reading: int, deadline: float, most: int) -> dict[str, Any]:
     open, so the end of the message counts, not that of the pipe."""
     got, waiting = b"", select.poll()
     waiting.register(reading, select.POLLIN)
-    while len(got) < HEADER or len(got) < HEADER + int.from_bytes(got[:HEADER], "big"):
+    while len(got) < _HEADER or len(got) < _HEADER + int.from_bytes(got[:_HEADER], "big"):
         left = deadline - time.monotonic()
         if left <= 0 or not waiting.poll(math.ceil(left * 1000)):
             return {"late": True}
         more = os.read(reading, 1 << 16)
         got += more
-        if not more or len(got) >= HEADER and int.from_bytes(got[:HEADER], "big") > most:
+        if not more or len(got) >= _HEADER and int.from_bytes(got[:_HEADER], "big") > most:
             return {"gone": True}
     try:
-        outcome = json.loads(got[HEADER:])
+        outcome = json.loads(got[_HEADER:])
     except ValueError:
         return {"gone": True}
     return outcome if isinstance(outcome, dict) else {"gone": True}

@@ -11,7 +11,6 @@ from lessonlib.tools._schemas import schemas as checked_schemas
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["generator", "replies"]
 
 
 def generator(
@@ -24,13 +23,13 @@ def generator(
     language: str | None = None,
     max_new_tokens: int = 128,
 ) -> Callable[[list[dict[str, Any]]], str]:
-    """A model as `loop.converse` wants it: renders the messages, then writes what is likeliest (greedily).
+    """A model as `tools.converse` wants it: renders the messages, then writes what is likeliest (greedily).
 
     Args:
         model: a causal language model, or a PeftModel around one.
         tokenizer: its tokenizer, with chat template and tags.
         schemas: the tools on offer.
-        family, style: as in `rendering.render`, and as in training.
+        family, style: as in `tools.render`, and as in training.
         language: of the instruction, "vi" or "en"; by default the notebook's.
         max_new_tokens: of one turn.
 
@@ -63,7 +62,7 @@ def replies(
 
     Args:
         model, tokenizer, prompts, max_new_tokens, batch_size: as in `evaluation.continuations`; prompts from
-            `rendering.prompts`.
+            `tools.prompts`.
 
     Returns:
         One text for each prompt, for `parse`: with tags, without other special tokens.

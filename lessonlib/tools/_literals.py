@@ -4,7 +4,7 @@ Models that have seen much Python write {'city': 'Huế', 'now': True,}: a liter
 `ast.literal_eval` reads. Python's documentation warns that the latter can exhaust memory or stack on hostile
 text (https://docs.python.org/3/library/ast.html#ast.literal_eval), and it cannot say where a value ends. So
 here is a reader of its own: JSON (RFC 8259), and beyond it single quotes with Python's escapes, True, False,
-None, and a comma before a closing bracket. It goes over the text once, nests at most DEPTH deep, and knows no
+None, and a comma before a closing bracket. It goes over the text once, nests at most _DEPTH deep and knows no
 names, calls or operators: __import__('os') is just not a value.
 """
 
@@ -13,18 +13,16 @@ import math
 import re
 from typing import Any
 
-from lessonlib.runtime._language import text as spoken
+from lessonlib.runtime._language import Translated
 from lessonlib.tools._lookalikes import shown
 
-DEPTH = 20
-DIGITS = 100  # of one number; Python itself refuses 4,301
+_DEPTH = 20
+_DIGITS = 100  # of one number; Python itself refuses 4,301
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?(?![\w.])")
 _WORD = re.compile(r"[+-]?\w{1,40}")
-_QUOTED = {
-    quote: re.compile(rf"{quote}((?:[^{quote}\\]|\\.)*+){quote}", re.DOTALL) for quote in ('"', "'")
-}
+_QUOTED = {quote: re.compile(rf"{quote}((?:[^{quote}\\]|\\.)*+){quote}", re.DOTALL) for quote in ('"', "'")}
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
 _LETTERS = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", '"': '"', "'": "'", "\\": "\\", "/": "/"}
 _CONTROL = re.compile(r"[\x00-\x1f]")
@@ -34,10 +32,16 @@ _NO_NUMBERS = ("nan", "inf", "infinity")
 
 
 class NotRead(Exception):
-    """Why no value can be read here, in the language of the notebook."""
+    """Why no value can be read here; `str` says it in the language of the notebook.
 
-    def __init__(self, *, vi: str, en: str) -> None:
-        super().__init__(spoken(vi=vi, en=en))
+    Args:
+        english: the reason, as `Translated` takes it, or a `Translated`.
+        values: what stands for its braces.
+    """
+
+    def __init__(self, english: str | Translated, /, **values: object) -> None:
+        self.message = english if isinstance(english, Translated) else Translated(english, **values)
+        super().__init__(self.message)
 
 
 def read(text: str, start: int = 0) -> tuple[Any, int, list[str]]:
@@ -52,8 +56,8 @@ def read(text: str, start: int = 0) -> tuple[Any, int, list[str]]:
         "single_quotes", "python_words", "trailing_comma", "raw_control" and "python_escape".
 
     Raises:
-        NotRead: anything else; and valid JSON that nests more than DEPTH deep, names a key twice, or holds
-            NaN, Infinity, a number beyond a float's range or of more than DIGITS digits, or half a surrogate
+        NotRead: anything else; and valid JSON that nests more than _DEPTH deep, names a key twice, or holds
+            NaN, Infinity, a number beyond a float's range or of more than _DIGITS digits, or half a surrogate
             pair.
     """
     reader = _Reader(text, start)
@@ -83,15 +87,13 @@ class _Reader:
         made: dict[str, Any] = {}
         while not self.closes("}", bool(made)):
             if self.peek() not in _QUOTED:
-                raise self.wrong(vi="tên phải nằm trong dấu nháy kép", en="a name needs double quotes")
+                raise self.wrong(Translated("a name needs double quotes"))
             key = self.string()
             if key in made:
-                raise NotRead(
-                    vi=f"tên {shown(key)} xuất hiện hai lần", en=f"the name {shown(key)} stands there twice"
-                )
+                raise NotRead("the name {key} stands there twice", key=shown(key))
             self.skip()
             if self.peek() != ":":
-                raise self.wrong(vi="thiếu dấu hai chấm", en="a colon is missing")
+                raise self.wrong(Translated("a colon is missing"))
             self.at += 1
             made[key] = self.value(depth)
         return made
@@ -111,9 +113,7 @@ class _Reader:
         if not begun:
             return False
         if self.peek() != ",":
-            raise self.wrong(
-                vi=f"cần dấu phẩy hoặc dấu '{bracket}'", en=f"a comma or '{bracket}' is missing"
-            )
+            raise self.wrong(Translated("a comma or '{bracket}' is missing", bracket=bracket))
         self.at += 1
         self.skip()
         if self.peek() == bracket:
@@ -126,8 +126,7 @@ class _Reader:
         quote = self.peek()
         found = _QUOTED[quote].match(self.text, self.at)
         if found is None:
-            self.at = len(self.text)
-            raise self.wrong(vi="", en="")
+            raise _cut_off()
         body = found[1]
         self.at = found.end()
         if quote == "'":
@@ -139,10 +138,7 @@ class _Reader:
         except ValueError:  # a quote or an escape that only Python knows
             made = self.unescaped(body, quote)
         if any("\ud800" <= letter <= "\udfff" for letter in made):
-            raise NotRead(
-                vi="có nửa cặp surrogate, không phải ký tự nào",
-                en="it holds half a surrogate pair, which is no character",
-            )
+            raise NotRead("it holds half a surrogate pair, which is no character")
         return made
 
     def unescaped(self, body: str, quote: str) -> str:
@@ -153,10 +149,7 @@ class _Reader:
             if code is not None and int(code, 16) <= 0x10FFFF:
                 return chr(int(code, 16))
             if found[4] not in _LETTERS:
-                raise NotRead(
-                    vi=f"không có ký hiệu {shown(found[0])} trong chuỗi",
-                    en=f"a string knows no escape {shown(found[0])}",
-                )
+                raise NotRead("a string knows no escape {escape}", escape=shown(found[0]))
             return _LETTERS[found[4]]
 
         if quote == '"':
@@ -170,21 +163,21 @@ class _Reader:
         if found is None:
             return self.word()
         written = found[0]
-        if len(written) > DIGITS:
-            raise NotRead(vi=f"một số dài hơn {DIGITS} chữ số", en=f"a number of more than {DIGITS} digits")
+        if len(written) > _DIGITS:
+            raise NotRead("a number of more than {digits} digits", digits=_DIGITS)
         self.at = found.end()
         made = int(written) if written.lstrip("-").isdigit() else float(written)
         if not math.isfinite(made):
-            raise NotRead(vi=f"số {written} quá lớn", en=f"the number {written} is too large")
+            raise NotRead("the number {written} is too large", written=written)
         return made
 
     def word(self) -> Any:
         found = _WORD.match(self.text, self.at)
         word = found[0] if found else ""
         if word.lstrip("+-").lower() in _NO_NUMBERS:
-            raise NotRead(vi=f"JSON không có {word}", en=f"JSON knows no {word}")
+            raise NotRead("JSON knows no {word}", word=word)
         if word not in _WORDS and word not in _PYTHON:
-            raise self.wrong(vi="đây không phải giá trị JSON", en="this is no JSON value")
+            raise self.wrong(Translated("this is no JSON value"))
         if word in _PYTHON:
             self.repaired.append("python_words")
         self.at += len(word)
@@ -192,8 +185,8 @@ class _Reader:
 
     def deeper(self, depth: int) -> int:
         self.at += 1
-        if depth >= DEPTH:
-            raise NotRead(vi=f"lồng sâu hơn {DEPTH} tầng", en=f"it nests more than {DEPTH} deep")
+        if depth >= _DEPTH:
+            raise NotRead("it nests more than {depth} deep", depth=_DEPTH)
         return depth + 1
 
     def skip(self) -> None:
@@ -204,11 +197,12 @@ class _Reader:
         """The next letter; "" at the end."""
         return self.text[self.at : self.at + 1]
 
-    def wrong(self, *, vi: str, en: str) -> NotRead:
+    def wrong(self, reason: Translated) -> NotRead:
         rest = self.text[self.at : self.at + 30]
         if not rest:
-            return NotRead(
-                vi="văn bản hết trước khi giá trị khép lại (bị cắt giữa chừng?)",
-                en="the text ends before the value is closed (cut off?)",
-            )
-        return NotRead(vi=f"{vi}, tại {shown(rest)}", en=f"{en}, at {shown(rest)}")
+            return _cut_off()
+        return NotRead("{reason}, at {rest}", reason=reason, rest=shown(rest))
+
+
+def _cut_off() -> NotRead:
+    return NotRead("the text ends before the value is closed (cut off?)")

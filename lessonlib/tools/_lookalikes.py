@@ -12,7 +12,7 @@ from typing import Any
 
 # Letters of other alphabets in the shape of a Latin one, after lower-casing. NFKC already turns full-width
 # and mathematical letters into plain ones; it leaves these alone, for they are letters in their own right.
-LOOKS_LIKE = str.maketrans(
+_LOOKS_LIKE = str.maketrans(
     "аеорсухіјѕһԁкмтвԛԝ" "αορυνικτ" "ɡı",  # Cyrillic, Greek, phonetic
     "aeopcyxijshdkmtbqw" "aopuvikt" "gi",
 )
@@ -20,7 +20,7 @@ LOOKS_LIKE = str.maketrans(
 
 def skeleton(name: str) -> str:
     """What is left of a name when only its shape counts: lower case, Latin, letters and digits alone."""
-    plain = unicodedata.normalize("NFKC", name[:200]).casefold().translate(LOOKS_LIKE)
+    plain = unicodedata.normalize("NFKC", name[:200]).casefold().translate(_LOOKS_LIKE)
     return "".join(letter for letter in unicodedata.normalize("NFD", plain) if letter.isalnum())
 
 

@@ -11,21 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, tr
 from lessonlib.tools._conversations import calls_of, checked
 from lessonlib.tools._execution import Functions, execute, registered
-from lessonlib.tools._generation import generator, replies
 from lessonlib.tools._lookalikes import shown
 from lessonlib.tools._parsing import Parsed, parse
 from lessonlib.tools._schemas import schemas as checked_schemas
 from lessonlib.tools._validation import Problem, check, measured
 
-__all__ = ["Conversation", "Step", "converse", "generator", "replies"]
-
 Message = dict[str, Any]
-MAX_CALLS = 8  # in one turn: 20,000 characters could hold hundreds, each with its own time limit
-UNREADABLE = "unreadable"  # stands for a call that cannot be read, so that its error has a call to answer
-WIDTH = 300  # characters of one printed line
+_MAX_CALLS = 8  # in one turn: 20,000 characters could hold hundreds, each with its own time limit
+_UNREADABLE = "unreadable"  # stands for a call that cannot be read, so that its error has a call to answer
+_WIDTH = 300  # characters of one printed line
 
 
 @dataclass(frozen=True, repr=False)
@@ -119,18 +116,15 @@ def converse(
         A `Conversation`, which prints as text. Its messages end with a reply or with tools' answers.
 
     Raises:
-        LessonError: bounds below 1; messages that `conversations.checked` refuses or that end with the
+        LessonError: bounds below 1; messages that `_conversations.checked` refuses or that end with the
             assistant; a `generate` that returns no text; what `tools.schemas` and `execute` refuse.
     """
     for name, bound in (("max_turns", max_turns), ("max_repeats", max_repeats)):
         if bound < 1:
-            raise LessonError(
-                vi=f"{name}={bound} phải từ 1 trở lên.", en=f"{name}={bound} has to be at least 1."
-            )
+            raise LessonError("{name}={bound} has to be at least 1.", name=name, bound=bound)
     if checked(messages)[-1]["role"] == "assistant":
         raise LessonError(
-            vi="Hội thoại kết thúc bằng lượt assistant nên không có gì để trả lời. Hãy thêm một lượt user.",
-            en="The conversation ends with the assistant, so there is nothing to reply to. Add a user turn.",
+            "The conversation ends with the assistant, so there is nothing to reply to. Add a user turn.",
         )
     known = registered(functions)
     tools = checked_schemas(list(schemas)) if schemas is not None else _described(known)
@@ -141,10 +135,7 @@ def converse(
     for _ in range(max_turns):
         raw = generate(list(history))
         if not isinstance(raw, str):
-            raise LessonError(
-                vi=f"generate phải trả về văn bản, không phải {type(raw).__name__}.",
-                en=f"generate has to return text, not {type(raw).__name__}.",
-            )
+            raise LessonError("generate has to return text, not {name}.", name=type(raw).__name__)
         parsed = parse(raw)
         if not parsed.calls and not parsed.problems:
             steps.append(Step(raw, parsed))
@@ -153,7 +144,7 @@ def converse(
             return Conversation(history, steps, "answered" if parsed.content.strip() else "empty")
         stopped = _bound_reached(parsed, ran, max_repeats, missed)
         missed = missed or not parsed.calls
-        taken = parsed.calls[:MAX_CALLS]
+        taken = parsed.calls[:_MAX_CALLS]
         problems = [problem for call in taken for problem in check(call, tools)]
         kept = [_as_kept(call) for call in taken]
         if stopped is None:
@@ -162,9 +153,9 @@ def converse(
         else:
             results = [{"name": call["name"], "content": {"error": _stopped(stopped)}} for call in kept]
         if parsed.problems:
-            kept.append({"name": UNREADABLE, "arguments": {} if kept else {"text": raw[:200]}})
-            told = " ".join(parsed.problems[:3])[:WIDTH]
-            results.append({"name": UNREADABLE, "content": {"error": told}})
+            kept.append({"name": _UNREADABLE, "arguments": {} if kept else {"text": raw[:200]}})
+            told = " ".join(parsed.problems[:3])[:_WIDTH]
+            results.append({"name": _UNREADABLE, "content": {"error": told}})
         steps.append(Step(raw, parsed, problems, results))
         history += _messages(parsed, kept, results)
         if stopped is not None:
@@ -176,7 +167,7 @@ def _bound_reached(parsed: Parsed, ran: dict[str, int], max_repeats: int, missed
     """Why the calls of this turn must not run, or None; counts them."""
     if not parsed.calls:
         return "unreadable" if missed else None
-    if len(parsed.calls) > MAX_CALLS:
+    if len(parsed.calls) > _MAX_CALLS:
         return "too_many_calls"
     for call in parsed.calls:
         key = json.dumps([call["name"], call["arguments"]], sort_keys=True)
@@ -196,7 +187,7 @@ def _described(functions: Mapping[str, Callable]) -> list[dict[str, Any]]:
 def _as_kept(call: Mapping[str, Any]) -> dict[str, Any]:
     """A call as the history keeps it: one too large to be run is too large to be read again."""
     arguments = call["arguments"] if measured(call["arguments"]) is None else {}
-    return {"name": call["name"][:64] or UNREADABLE, "arguments": arguments}
+    return {"name": call["name"][:64] or _UNREADABLE, "arguments": arguments}
 
 
 def _thought(parsed: Parsed) -> Message:
@@ -219,16 +210,14 @@ def _messages(parsed: Parsed, calls: list[dict[str, Any]], results: list[dict[st
 
 def _line(kind: str, said: str) -> str:
     names = {
-        "system": ("system", "system"), "user": ("người dùng", "user"), "thought": ("suy nghĩ", "thought"),
-        "call": ("lời gọi", "call"), "result": ("kết quả", "result"), "error": ("lỗi", "error"),
-        "answer": ("trả lời", "answer"), "problem": ("vấn đề", "problem"), "repaired": ("đã sửa", "repaired"),
-        "stopped": ("dừng", "stopped"),
+        "system": tr("system"), "user": tr("user"), "thought": tr("thought"), "call": tr("call"),
+        "result": tr("result"), "error": tr("error"), "answer": tr("answer"), "problem": tr("problem"),
+        "repaired": tr("repaired"), "stopped": tr("stopped"),
     }
-    vi, en = names[kind]
-    short = " ".join(said[: WIDTH + 1].split())
+    short = " ".join(said[: _WIDTH + 1].split())
     # As JSON shows it, what cannot be seen is written out; its quotes are not wanted here.
     seen = "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in short)
-    return f"{text(vi=vi, en=en):>10}  {seen if len(said) <= WIDTH else seen + '…'}"
+    return f"{names[kind]:>10}  {seen if len(said) <= _WIDTH else seen + '…'}"
 
 
 def _result_line(content: Any) -> str:
@@ -249,13 +238,11 @@ def _value(content: str) -> Any:
 
 
 def _stopped(reason: str) -> str:
-    said = {
-        "answered": ("đã trả lời", "answered"),
-        "empty": ("mô hình không viết gì", "the model wrote nothing"),
-        "max_turns": ("hết số lượt cho phép", "no turns left"),
-        "repeated_call": ("cùng một lời gọi lặp lại quá nhiều lần", "the same call came too often"),
-        "too_many_calls": (f"hơn {MAX_CALLS} lời gọi một lượt", f"more than {MAX_CALLS} calls in a turn"),
-        "unreadable": ("không đọc được lời gọi", "the calls could not be read"),
-    }
-    vi, en = said[reason]
-    return text(vi=vi, en=en)
+    return {
+        "answered": tr("answered"),
+        "empty": tr("the model wrote nothing"),
+        "max_turns": tr("no turns left"),
+        "repeated_call": tr("the same call came too often"),
+        "too_many_calls": tr("more than {most} calls in a turn", most=_MAX_CALLS),
+        "unreadable": tr("the calls could not be read"),
+    }[reason]

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from lessonlib.runtime import _language as language
+from lessonlib.runtime._language import Translated, joined, tr
 
 Place = tuple[int | None, int | None, str]  # row, turn (None: the tools on offer), role
 
@@ -123,21 +123,22 @@ def warn(places: list[Place]) -> None:
     """One warning that names the first of these places."""
     if not places:
         return
-    vi = [_named(place, "dòng {}", "lượt {} ({})") for place in places[:5]]
-    en = [_named(place, "row {}", "turn {} ({})") for place in places[:5]]
-    more = "; ..." if len(places) > 5 else ""
     warnings.warn(
-        language.text(
-            vi=f"{len(places)} chỗ chứa thẻ hoặc token điều khiển như <tool_call> hay <end_of_turn> và đã "
-            f"được làm vô hại: {'; '.join(vi)}{more}. Đây có thể là prompt injection: hãy đọc các chỗ đó.",
-            en=f"{len(places)} texts held a tag or control token such as <tool_call> or <end_of_turn> and "
-            f"were made harmless: {'; '.join(en)}{more}. This may be prompt injection: read them.",
+        tr(
+            "{count} texts held a tag or control token such as <tool_call> or <end_of_turn> and were made "
+            "harmless: {places}{more}. This may be prompt injection: read them.",
+            count=len(places), places=joined("; ", [_named(place) for place in places[:5]]),
+            more="; ..." if len(places) > 5 else "",
         ),
         stacklevel=3,
     )
 
 
-def _named(place: Place, row_form: str, turn_form: str) -> str:
+def _named(place: Place) -> Translated:
     row, turn, role = place
-    parts = [row_form.format(row)] if row is not None else []
-    return ", ".join([*parts, role if turn is None else turn_form.format(turn, role)])
+    parts = [] if row is None else [Translated("row {row}", row=row)]
+    if turn is None:
+        parts.append(Translated.of(vi=role, en=role))
+    else:
+        parts.append(Translated("turn {turn} ({role})", turn=turn, role=role))
+    return joined(", ", parts)

@@ -6,7 +6,7 @@ from typing import Any
 from lessonlib.tools._marks import Safe
 from lessonlib.tools._schemas import signature
 
-INSTRUCTION = {
+_INSTRUCTION = {
     "vi": "Bạn có thể gọi hàm. Các hàm được dùng nằm giữa <tools> và </tools>, mỗi hàm kèm JSON Schema của "
     "các đối số. Trước hết hãy nghĩ trong <think></think> xem hàm nào phù hợp. Sau đó viết mỗi lời gọi "
     'thành <tool_call>{"name":"...","arguments":{...}}</tool_call>; kết quả sẽ trở lại trong '
@@ -19,7 +19,7 @@ INSTRUCTION = {
     "missing, ask for it and never make one up.",
 }
 # What Llama 3.2's own template writes when the tools are not to stand in the first user turn.
-LLAMA_INTRO = (
+_LLAMA_INTRO = (
     "You have access to the following functions. To call a function, please respond with JSON for a function "
     'call.Respond in the format {"name": function name, "parameters": dictionary of argument name and its '
     "value}.Do not use variables.\n\n"
@@ -38,6 +38,6 @@ def offered_text(tools: list[dict[str, Any]], family: str, style: str, language:
         shown = [{"type": "function", "function": function} for function in functions]
     if family == "llama":
         schemas = (json.dumps(safe.value(tool), ensure_ascii=False, indent=4) for tool in shown)
-        return LLAMA_INTRO + "".join(f"{schema}\n\n" for schema in schemas)
+        return _LLAMA_INTRO + "".join(f"{schema}\n\n" for schema in schemas)
     block = f"<tools>{safe.json(shown)}</tools>"
-    return block if style == "compact" else f"{INSTRUCTION[language]}\n\n{block}"
+    return block if style == "compact" else f"{_INSTRUCTION[language]}\n\n{block}"

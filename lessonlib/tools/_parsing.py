@@ -9,15 +9,14 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from lessonlib.runtime._language import LessonError
-from lessonlib.runtime._language import text as spoken
+from lessonlib.runtime._language import LessonError, Translated, tr
 from lessonlib.tools._literals import NotRead, read
 from lessonlib.tools._lookalikes import shown
 from lessonlib.tools._marks import END_MARKS, TAGS
 from lessonlib.tools._shapes import calls
 
-LENGTH = 20_000  # letters of one answer
-CALLS = 20  # calls of one answer
+_LENGTH = 20_000  # letters of one answer
+_CALLS = 20  # calls of one answer
 
 _SILENT = ("<bos>", "<pad>", "<|python_tag|>")
 _TAG = re.compile("|".join(map(re.escape, (*TAGS, *END_MARKS, *_SILENT))))
@@ -28,28 +27,25 @@ _FENCED = re.compile(r"```[ \t]*+(?:[a-z_]+(?=[\s{\[]))?(.*?)```", re.DOTALL)
 _NAME = re.compile(r"""["']name["']\s*+:""")
 _ARGUMENTS = re.compile(r"""["'](?:arguments|parameters)["']\s*+:""")
 
-REPAIRED = {
-    "single_quotes": {"vi": "dấu nháy đơn thay cho nháy kép", "en": "single quotes in place of double ones"},
-    "python_words": {"vi": "True, False, None viết kiểu Python", "en": "Python's True, False, None"},
-    "python_escape": {"vi": "ký hiệu kiểu Python trong chuỗi", "en": "an escape of Python in a string"},
-    "trailing_comma": {"vi": "thừa dấu phẩy trước ngoặc đóng", "en": "a comma before a closing bracket"},
-    "raw_control": {"vi": "xuống dòng ngay trong chuỗi", "en": "a line break inside a string"},
-    "code_fence": {"vi": "khối mã ``` quanh lời gọi", "en": "a code fence around the call"},
-    "parameters": {"vi": "'parameters' thay cho 'arguments'", "en": "'parameters' in place of 'arguments'"},
-    "arguments_text": {"vi": "đối số viết thành chuỗi JSON", "en": "arguments as JSON text"},
-    "no_arguments": {"vi": "thiếu 'arguments': coi như không có", "en": "no 'arguments': none are taken"},
-    "wrapped": {"vi": "lời gọi nằm trong 'function'", "en": "the call inside 'function'"},
-    "list": {"vi": "nhiều lời gọi trong một thẻ", "en": "several calls in one tag"},
-    "no_end_tag": {"vi": "thiếu </tool_call>", "en": "</tool_call> is missing"},
-    "no_tag": {"vi": "lời gọi không có thẻ <tool_call>", "en": "a call without <tool_call>"},
-    "no_think_tag": {"vi": "thiếu <think>", "en": "<think> is missing"},
-    "open_thought": {"vi": "thiếu </think>", "en": "</think> is missing"},
-    "thought_call": {"vi": "bỏ qua lời gọi nằm trong <think>", "en": "a call inside <think> was passed over"},
-    "made_up": {
-        "vi": "mô hình tự bịa <tool_response>; đã bỏ từ đó trở đi",
-        "en": "the model made up a <tool_response>; all from there on was dropped",
-    },
-    "after_end": {"vi": "bỏ phần sau khi lượt kết thúc", "en": "text after the end of the turn was dropped"},
+_REPAIRED = {
+    "single_quotes": Translated("single quotes in place of double ones"),
+    "python_words": Translated("Python's True, False, None"),
+    "python_escape": Translated("an escape of Python in a string"),
+    "trailing_comma": Translated("a comma before a closing bracket"),
+    "raw_control": Translated("a line break inside a string"),
+    "code_fence": Translated("a code fence around the call"),
+    "parameters": Translated("'parameters' in place of 'arguments'"),
+    "arguments_text": Translated("arguments as JSON text"),
+    "no_arguments": Translated("no 'arguments': none are taken"),
+    "wrapped": Translated("the call inside 'function'"),
+    "list": Translated("several calls in one tag"),
+    "no_end_tag": Translated("</tool_call> is missing"),
+    "no_tag": Translated("a call without <tool_call>"),
+    "no_think_tag": Translated("<think> is missing"),
+    "open_thought": Translated("</think> is missing"),
+    "thought_call": Translated("a call inside <think> was passed over"),
+    "made_up": Translated("the model made up a <tool_response>; all from there on was dropped"),
+    "after_end": Translated("text after the end of the turn was dropped"),
 }
 
 
@@ -60,7 +56,7 @@ class Parsed:
     Attributes:
         thinking: what stood in <think>, "" where that is empty; None without one.
         calls: the calls that could be read, in order, each {"name": str, "arguments": dict}. Whether they fit
-            any tool is another question: `validation.check`.
+            any tool is another question: `tools.check`.
         content: the text outside of thought and calls.
         problems: why something that looks like a call could not be read. Where there are calls too, whoever
             executes has to decide whether half an answer will do.
@@ -83,8 +79,8 @@ def parse(text: str) -> Parsed:
     A call inside <think> is a thought, not a call. From a <tool_response> that the model made up all is
     dropped, calls included.
 
-    Refused, with the reason: more than LENGTH letters or CALLS calls (then none of them is returned), and
-    what `literals.read` refuses: deep nesting, duplicate keys, NaN, Infinity, expressions.
+    Refused, with the reason: more than _LENGTH letters or _CALLS calls (then none of them is returned), and
+    what `_literals.read` refuses: deep nesting, duplicate keys, NaN, Infinity, expressions.
 
     Args:
         text: the answer, decoded with its tags (skip_special_tokens may stay on where they are no special
@@ -95,16 +91,15 @@ def parse(text: str) -> Parsed:
     """
     if not isinstance(text, str):
         raise LessonError(
-            vi=f"parse cần văn bản, không phải {type(text).__name__}. Hãy giải mã token bằng "
-            "tokenizer.decode trước.",
-            en=f"parse takes text, not {type(text).__name__}. Decode the tokens with tokenizer.decode first.",
+            "parse takes text, not {name}. Decode the tokens with tokenizer.decode first.",
+            name=type(text).__name__,
         )
-    if len(text) > LENGTH:
-        problem = spoken(
-            vi=f"câu trả lời dài {len(text)} ký tự, quá {LENGTH}: không đọc",
-            en=f"the answer has {len(text)} letters, more than {LENGTH}: it was not read",
+    if len(text) > _LENGTH:
+        problem = tr(
+            "the answer has {count} letters, more than {length}: it was not read",
+            count=len(text), length=_LENGTH,
         )
-        return Parsed(None, [], text[:LENGTH], [problem], [])
+        return Parsed(None, [], text[:_LENGTH], [problem], [])
     return _Answer(text).parsed()
 
 
@@ -128,22 +123,18 @@ class _Answer:
         if not self.tagged:
             content = self.without_tags(content)
         if "thought_call" in self.repaired and not (self.calls or self.problems or content):
-            self.problem(
-                vi="lời gọi duy nhất nằm trong <think>: đó là suy nghĩ, không phải lời gọi",
-                en="the only call stands inside <think>: that is a thought, not a call",
-            )
+            self.problem(Translated("the only call stands inside <think>: that is a thought, not a call"))
         if self.too_many:
             self.calls = []
-            self.problem(
-                vi=f"hơn {CALLS} lời gọi trong một câu trả lời: không nhận lời gọi nào",
-                en=f"more than {CALLS} calls in one answer: none of them is taken",
-            )
+            self.problem(Translated(
+                "more than {calls} calls in one answer: none of them is taken", calls=_CALLS,
+            ))
         thinking = "\n".join(self.thoughts) if self.thoughts else None
-        repaired = [spoken(**REPAIRED[code]) for code in dict.fromkeys(self.repaired)]
+        repaired = [str(_REPAIRED[code]) for code in dict.fromkeys(self.repaired)]
         return Parsed(thinking, self.calls, content, self.problems, repaired)
 
-    def problem(self, *, vi: str, en: str) -> None:
-        self.problems.append(spoken(vi=vi, en=en))
+    def problem(self, problem: Translated) -> None:
+        self.problems.append(str(problem))
 
     def step(self) -> bool:
         """Goes on to behind the next tag; False where the answer ends."""
@@ -161,7 +152,7 @@ class _Answer:
         elif tag == "<tool_call>":
             self.tagged = True
             self.call()
-            self.too_many = len(self.calls) + len(self.problems) > CALLS
+            self.too_many = len(self.calls) + len(self.problems) > _CALLS
             return not self.too_many
         elif tag == "<tool_response>":
             self.repaired.append("made_up")
@@ -184,10 +175,9 @@ class _Answer:
             thought, self.at = self.text[self.at : end], end
             self.repaired.append("open_thought")
             if "<tool_call>" in thought:
-                self.problem(
-                    vi="lời gọi nằm trong <think> không có </think>: không rõ đó là suy nghĩ hay lời gọi",
-                    en="a call inside a <think> that is never closed: it may be a thought or a call",
-                )
+                self.problem(Translated(
+                    "a call inside a <think> that is never closed: it may be a thought or a call",
+                ))
         self.thoughts.append(thought.strip())
 
     def call(self) -> None:
@@ -203,10 +193,10 @@ class _Answer:
                 repaired += tolerated
                 fence = _CLOSE_FENCE.match(self.text, self.at)
                 self.at = fence.end() if fence else self.at
-                if not self.text[self.at :].lstrip().startswith(("{", "[")) or len(found) > CALLS:
+                if not self.text[self.at :].lstrip().startswith(("{", "[")) or len(found) > _CALLS:
                     break
                 repaired.append("list")
-            if len(found) <= CALLS:
+            if len(found) <= _CALLS:
                 self.close(repaired)
         except NotRead as reason:
             after = _TAG.search(self.text, self.at)
@@ -214,7 +204,7 @@ class _Answer:
                 after = _TAG.search(self.text, after.end())
             self.at = after.start() if after else len(self.text)
             number = len(self.calls) + len(self.problems) + 1
-            self.problem(vi=f"lời gọi {number}: {reason}", en=f"call {number}: {reason}")
+            self.problem(Translated("call {number}: {reason}", number=number, reason=reason.message))
             return
         self.calls += found
         self.repaired += repaired
@@ -227,8 +217,7 @@ class _Answer:
             repaired.append("no_end_tag")
         elif between.strip():
             raise NotRead(
-                vi=f"sau JSON của lời gọi còn có {shown(between.strip()[:30])}",
-                en=f"after the call's JSON there is more: {shown(between.strip()[:30])}",
+                "after the call's JSON there is more: {between}", between=shown(between.strip()[:30]),
             )
         else:
             self.at = after.end()
@@ -248,20 +237,18 @@ class _Answer:
                 repaired += [*tolerated, "no_tag", *([] if whole else ["code_fence"])]
                 if part[end:].strip():
                     raise NotRead(
-                        vi=f"sau JSON của lời gọi còn có {shown(part[end:].strip()[:30])}",
-                        en=f"after the call's JSON there is more: {shown(part[end:].strip()[:30])}",
+                        "after the call's JSON there is more: {part}", part=shown(part[end:].strip()[:30]),
                     )
         except NotRead as reason:
-            self.problem(vi=f"lời gọi không có thẻ: {reason}", en=f"a call without its tag: {reason}")
+            self.problem(Translated("a call without its tag: {reason}", reason=reason.message))
             return content
         if not found:
             if _looks_like_call(content):
-                self.problem(
-                    vi="JSON của một lời gọi nằm lẫn trong văn bản, không có thẻ <tool_call>",
-                    en="the JSON of a call stands in the midst of text, without <tool_call>",
-                )
+                self.problem(Translated(
+                    "the JSON of a call stands in the midst of text, without <tool_call>",
+                ))
             return content
-        self.calls, self.too_many = found, len(found) > CALLS
+        self.calls, self.too_many = found, len(found) > _CALLS
         self.repaired += repaired
         return "" if whole else _FENCED.sub(_unless_call, content).strip()
 

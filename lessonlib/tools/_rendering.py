@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lessonlib.formatting._chat import fold_system
 from lessonlib.formatting._rows import each_split
-from lessonlib.runtime._language import LANGUAGES, LessonError
-from lessonlib.tools._conversations import Message, checked, rows, turns
-from lessonlib.tools._marks import TAGS, Place, Safe, harmless, warn
+from lessonlib.runtime._language import LANGUAGES, LessonError, Translated
+from lessonlib.tools._conversations import Message, checked, rows
+from lessonlib.tools._marks import Place, Safe, warn
 from lessonlib.tools._offers import offered_text
 from lessonlib.tools._schemas import Tool
 from lessonlib.tools._schemas import schemas as checked_schemas
@@ -33,10 +33,9 @@ if TYPE_CHECKING:
 
 Data = TypeVar("Data", "Dataset", "DatasetDict")
 
-__all__ = ["FAMILIES", "STYLES", "TAGS", "chats", "harmless", "prompts", "render", "turns"]
 
-FAMILIES = ("gemma2", "phi3", "llama")
-STYLES = ("full", "compact")
+_FAMILIES = ("gemma2", "phi3", "llama")
+_STYLES = ("full", "compact")
 
 
 def render(
@@ -65,7 +64,7 @@ def render(
         New messages, {"role", "content"} each; for llama some with "tool_calls" or "name".
 
     Raises:
-        LessonError: an unknown family, style or language; what `conversations.checked` or `tools.schemas`
+        LessonError: an unknown family, style or language; what `_conversations.checked` or `tools.schemas`
             refuses; for llama more than one call in a turn, which its template cannot write.
 
     Warns:
@@ -78,7 +77,7 @@ def render(
 
 
 def chats(dataset: "Data", *, family: str = "gemma2", style: str = "full") -> "Data":
-    """Training rows for `chat.encode`: each conversation rendered, in its own language.
+    """Training rows for `formatting.encode_chats`: each conversation rendered, in its own language.
 
     Args:
         dataset: a Dataset (or DatasetDict) with the columns `tools` and `messages` (JSON texts); id, kind and
@@ -97,9 +96,7 @@ def chats(dataset: "Data", *, family: str = "gemma2", style: str = "full") -> "D
     _check_choices(family, style, "en")
     if family == "llama":
         raise LessonError(
-            vi="Tin nhắn kiểu Llama chứa tool_calls với tham số khác nhau, không xếp vào một cột của Dataset "
-            "được. Hãy dùng family='gemma2' hoặc 'phi3', hoặc gọi render cho từng dòng.",
-            en="Llama's native messages hold tool_calls with ever other arguments, which do not fit into a "
+            "Llama's native messages hold tool_calls with ever other arguments, which do not fit into a "
             "Dataset's column. Use family='gemma2' or 'phi3', or call render row by row.",
         )
     conversations, found = [], []
@@ -132,17 +129,14 @@ def prompts(
         family, style: as in `render`, and as in training.
 
     Returns:
-        Texts that begin with BOS where the template writes it: `evaluation.prompt_ids` adds no second one.
+        Texts that begin with BOS where the template writes it: `evaluation.answers` adds no second one.
 
     Raises:
         LessonError: as `render`; no chat template, or one that refuses these messages or leaves some out.
     """
     _check_choices(family, style, "en")
     if not tokenizer.chat_template:
-        raise LessonError(
-            vi="Tokenizer không có chat template. Hãy dùng tokenizer của một mô hình instruct.",
-            en="The tokenizer has no chat template. Use the tokenizer of an instruct model.",
-        )
+        raise LessonError("The tokenizer has no chat template. Use the tokenizer of an instruct model.")
     made, found = [], []
     for turn in turns:
         language = turn.get("language") or "en"
@@ -158,12 +152,12 @@ def prompts(
 
 def _check_choices(family: str, style: str, language: str) -> None:
     for name, value, known in (
-        ("family", family, FAMILIES), ("style", style, STYLES), ("language", language, LANGUAGES)
+        ("family", family, _FAMILIES), ("style", style, _STYLES), ("language", language, LANGUAGES)
     ):
         if value not in known:
             raise LessonError(
-                vi=f"{name}={value!r} không hợp lệ. Hãy chọn: {', '.join(map(repr, known))}.",
-                en=f"There is no {name}={value!r}. Choose one of: {', '.join(map(repr, known))}.",
+                "There is no {name}={value!r}. Choose one of: {known}.",
+                name=name, value=value, known=", ".join(map(repr, known)),
             )
 
 
@@ -227,13 +221,13 @@ def _native(message: Message, safe: Safe, turn: int, row: int | None) -> Message
     if message["role"] == "user" or not message["calls"]:
         return {"role": message["role"], "content": safe.text(message["content"])}
     if len(message["calls"]) > 1:
-        place = ("", "") if row is None else (f"Dòng {row}, ", f"Row {row}, ")
+        place = Translated("turn {turn}", turn=turn)
+        if row is not None:
+            place = Translated("Row {row}, turn {turn}", row=row, turn=turn)
         raise LessonError(
-            vi=f"{place[0]}lượt {turn}: template của Llama 3.2 chỉ viết được một lời gọi mỗi lượt, ở đây có "
-            f"{len(message['calls'])}. Hãy tách ra từng lượt (gọi, kết quả, gọi, kết quả), hoặc bỏ dòng này.",
-            en=f"{place[1]}turn {turn}: Llama 3.2's template writes one call a turn, and here are "
-            f"{len(message['calls'])}. Make turns of them (call, result, call, result), or leave the row "
-            "out.",
+            "{place}: Llama 3.2's template writes one call a turn, and here are {count}. Make turns of them "
+            "(call, result, call, result), or leave the row out.",
+            place=place, count=len(message["calls"]),
         )
     calls = [{"type": "function", "function": safe.value(call)} for call in message["calls"]]
     return {"role": "assistant", "tool_calls": calls}
@@ -246,17 +240,15 @@ def _asked(messages: list[Message], tokenizer: "PreTrainedTokenizerBase", family
         asked = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     except TemplateError as error:
         raise LessonError(
-            vi=f"Chat template từ chối các tin nhắn viết cho family={family!r} ({error}). Hãy chọn đúng "
-            "family của mô hình.",
-            en=f"The chat template refuses messages written for family={family!r} ({error}). Choose the "
-            "model's own family.",
+            "The chat template refuses messages written for family={family!r} ({error}). Choose the model's "
+            "own family.",
+            family=family, error=error,
         ) from error
     if not _in_order(messages, asked):
         raise LessonError(
-            vi=f"Chat template bỏ mất một phần các tin nhắn viết cho family={family!r} mà không báo gì. Hãy "
-            "chọn đúng family của mô hình.",
-            en=f"The chat template leaves out some of the messages written for family={family!r} without a "
+            "The chat template leaves out some of the messages written for family={family!r} without a "
             "word. Choose the model's own family.",
+            family=family,
         )
     return asked
 

@@ -51,17 +51,15 @@ def schema(function: Callable) -> dict[str, Any]:
         raise _no_description(function, name, error) from error
     except (TypeHintParsingException, NameError, TypeError) as error:
         raise LessonError(
-            vi=f"{name}: không đổi được kiểu của tham số sang JSON Schema ({error}). Hãy dùng str, int, "
-            "float, bool, list[...], dict[...], Literal[...] hoặc kiểu | None.",
-            en=f"{name}: a type hint cannot be turned into JSON Schema ({error}). Use str, int, float, bool, "
+            "{name}: a type hint cannot be turned into JSON Schema ({error}). Use str, int, float, bool, "
             "list[...], dict[...], Literal[...] or type | None.",
+            name=name, error=error,
         ) from error
     except json.JSONDecodeError as error:
         raise LessonError(
-            vi=f"{name}: danh sách (choices: ...) trong docstring không phải JSON ({error}). Hãy dùng dấu "
-            'nháy kép: (choices: ["a", "b"]).',
-            en=f"{name}: a list (choices: ...) in the docstring is no JSON ({error}). Use double quotes: "
+            "{name}: a list (choices: ...) in the docstring is no JSON ({error}). Use double quotes: "
             '(choices: ["a", "b"]).',
+            name=name, error=error,
         ) from error
     return _checked(_with_null(made), name)
 
@@ -82,10 +80,7 @@ def schemas(tools: Sequence[Tool]) -> list[dict[str, Any]]:
             of an object, require what they do not list, or refer to another document.
     """
     if isinstance(tools, Mapping) or callable(tools) or not isinstance(tools, Sequence):
-        raise LessonError(
-            vi="Hãy đưa các công cụ vào một danh sách: schemas([get_weather, ...]).",
-            en="Give the tools as a list: schemas([get_weather, ...]).",
-        )
+        raise LessonError("Give the tools as a list: schemas([get_weather, ...]).")
     made = []
     for number, tool in enumerate(tools):
         if isinstance(tool, Mapping):
@@ -94,17 +89,15 @@ def schemas(tools: Sequence[Tool]) -> list[dict[str, Any]]:
             made.append(schema(tool))
         else:
             raise LessonError(
-                vi=f"tools[{number}] là {type(tool).__name__}, không phải hàm Python hay JSON Schema (dict). "
-                "Một chuỗi JSON thì phải qua json.loads trước.",
-                en=f"tools[{number}] is of type {type(tool).__name__}, neither a Python function nor a JSON "
-                "Schema (dict). A JSON text has to go through json.loads first.",
+                "tools[{number}] is of type {name}, neither a Python function nor a JSON Schema (dict). A "
+                "JSON text has to go through json.loads first.",
+                number=number, name=type(tool).__name__,
             )
     names = [tool["function"]["name"] for tool in made]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise LessonError(
-            vi=f"Có hai công cụ cùng tên {twice!r}: không biết phải gọi cái nào. Hãy đổi tên một cái.",
-            en=f"Two tools are called {twice!r}: a call could not tell which. Rename one of them.",
+            "Two tools are called {twice!r}: a call could not tell which. Rename one of them.", twice=twice,
         )
     return made
 
@@ -155,43 +148,36 @@ def _check_arguments(function: Callable, name: str) -> None:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         raise LessonError(
-            vi=f"{name}: không đọc được danh sách tham số; đây không phải hàm viết bằng Python. Hãy viết một "
-            "hàm bọc ngoài, có kiểu và docstring.",
-            en=f"{name}: its arguments cannot be read; this is no function written in Python. Write one "
-            "around it, with type hints and a docstring.",
+            "{name}: its arguments cannot be read; this is no function written in Python. Write one around "
+            "it, with type hints and a docstring.",
+            name=name,
         ) from None
     for parameter in parameters:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
             raise LessonError(
-                vi=f"{name}: tham số {str(parameter)!r} không gọi theo tên được, mà lời gọi của mô hình là "
-                "một đối tượng JSON gồm tên và giá trị. Hãy viết từng tham số ra, không dùng *args, **kwargs "
-                "hay /.",
-                en=f"{name}: argument {str(parameter)!r} cannot be given by name, but a model's call is a "
-                "JSON object of names and values. Write each argument out, without *args, **kwargs or /.",
+                "{name}: argument {parameter!r} cannot be given by name, but a model's call is a JSON "
+                "object of names and values. Write each argument out, without *args, **kwargs or /.",
+                name=name, parameter=str(parameter),
             )
         receiver = parameter.name in ("self", "cls")
         if parameter.annotation is parameter.empty and not receiver:
             raise LessonError(
-                vi=f"{name}: tham số {parameter.name!r} chưa có kiểu. Hãy viết, chẳng hạn, "
-                f"{parameter.name}: str.",
-                en=f"{name}: argument {parameter.name!r} has no type hint. Write, for example, "
-                f"{parameter.name}: str.",
+                "{name}: argument {argument!r} has no type hint. Write, for example, {argument}: str.",
+                name=name, argument=parameter.name,
             )
 
 
 def _no_description(function: Callable, name: str, error: Exception) -> LessonError:
     if not inspect.getdoc(function):
         return LessonError(
-            vi=f"{name}: hàm chưa có docstring. Mô hình chọn công cụ theo phần mô tả, nên hãy viết hàm này "
-            "làm gì, rồi dưới 'Args:' mỗi tham số một dòng.",
-            en=f"{name}: the function has no docstring. A model picks a tool by its description: write what "
-            "it does and, under 'Args:', a line for each argument.",
+            "{name}: the function has no docstring. A model picks a tool by its description: write what it "
+            "does and, under 'Args:', a line for each argument.",
+            name=name,
         )
     return LessonError(
-        vi=f"{name}: docstring chưa mô tả đủ các tham số ({error}). Dưới 'Args:' hãy viết mỗi tham số một "
-        "dòng, dạng 'city: the city to look up'.",
-        en=f"{name}: the docstring does not describe every argument ({error}). Under 'Args:' write a line "
-        "for each, such as 'city: the city to look up'.",
+        "{name}: the docstring does not describe every argument ({error}). Under 'Args:' write a line for "
+        "each, such as 'city: the city to look up'.",
+        name=name, error=error,
     )
 
 
@@ -218,23 +204,21 @@ def _checked(tool: Mapping[str, Any], where: str) -> dict[str, Any]:
     function = tool.get("function", tool if "name" in tool else None)
     if not isinstance(function, Mapping) or tool.get("type", "function") != "function":
         raise LessonError(
-            vi=f"{where}: đây không phải mô tả của một hàm. Cần dạng "
-            '{"type": "function", "function": {"name", "description", "parameters"}}.',
-            en=f"{where}: this does not describe a function. It has to look like "
-            '{"type": "function", "function": {"name", "description", "parameters"}}.',
+            '{where}: this does not describe a function. It has to look like {{"type": "function", '
+            '"function": {{"name", "description", "parameters"}}}}.',
+            where=where,
         )
     name = function.get("name")
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise LessonError(
-            vi=f"{where}: tên công cụ {name!r} không dùng được. Tên gồm chữ cái không dấu, chữ số và _ (cũng "
-            "được dùng . và -), bắt đầu bằng chữ cái hoặc _, dài nhất 64 ký tự.",
-            en=f"{where}: {name!r} cannot be the name of a tool. A name has ASCII letters, digits and _ (. "
-            "and - will do), begins with a letter or _, and has at most 64 characters.",
+            "{where}: {name!r} cannot be the name of a tool. A name has ASCII letters, digits and _ (. and "
+            "- will do), begins with a letter or _, and has at most 64 characters.",
+            where=where, name=name,
         )
     if not isinstance(function.get("description", ""), str):
         raise LessonError(
-            vi=f"{name}: 'description' phải là văn bản (giá trị là {function['description']!r}).",
-            en=f"{name}: 'description' has to be text (its value is {function['description']!r}).",
+            "{name}: 'description' has to be text (its value is {description!r}).",
+            name=name, description=function["description"],
         )
     rest = {key: value for key, value in function.items() if key != "type"}
     described = {"name": name, "description": "", "parameters": {"type": "object", "properties": {}}, **rest}
@@ -243,8 +227,8 @@ def _checked(tool: Mapping[str, Any], where: str) -> dict[str, Any]:
         _check_parameters(json.dumps(copied["parameters"]), name)
     except (TypeError, ValueError, RecursionError) as error:
         raise LessonError(
-            vi=f"{name}: mô tả này không ghi thành JSON được, hoặc lồng quá sâu ({error}).",
-            en=f"{name}: this description cannot be written as JSON, or is nested too deeply ({error}).",
+            "{name}: this description cannot be written as JSON, or is nested too deeply ({error}).",
+            name=name, error=error,
         ) from error
     return {"type": "function", "function": copied}
 
@@ -256,10 +240,9 @@ def _check_parameters(written: str, name: str) -> None:
     parameters = json.loads(written)
     if not isinstance(parameters, dict) or parameters.get("type") != "object":
         raise LessonError(
-            vi=f"{name}: 'parameters' phải là JSON Schema của một object: "
-            '{"type": "object", "properties": {...}, "required": [...]}.',
-            en=f"{name}: 'parameters' has to be the JSON Schema of an object: "
-            '{"type": "object", "properties": {...}, "required": [...]}.',
+            "{name}: 'parameters' has to be the JSON Schema of an object: {{\"type\": \"object\", "
+            '"properties": {{...}}, "required": [...]}}.',
+            name=name,
         )
     try:
         Draft202012Validator.check_schema(parameters)
@@ -267,22 +250,21 @@ def _check_parameters(written: str, name: str) -> None:
     except SchemaError as error:
         path = "/".join(map(str, error.absolute_path))
         raise LessonError(
-            vi=f"{name}: 'parameters' không phải JSON Schema hợp lệ, tại '{path}': {error.message[:200]}.",
-            en=f"{name}: 'parameters' is no valid JSON Schema, at '{path}': {error.message[:200]}.",
+            "{name}: 'parameters' is no valid JSON Schema, at '{path}': {why}.",
+            name=name, path=path, why=error.message[:200],
         ) from error
     if elsewhere is not None:  # jsonschema would fetch it from the network
         raise LessonError(
-            vi=f"{name}: '$ref' chỉ đến một tài liệu khác ({elsewhere!r}). Hãy chép phần đó vào '$defs'.",
-            en=f"{name}: a '$ref' points to another document ({elsewhere!r}). Copy that part into '$defs'.",
+            "{name}: a '$ref' points to another document ({elsewhere!r}). Copy that part into '$defs'.",
+            name=name, elsewhere=elsewhere,
         )
     listed = parameters.get("properties", {})
     unlisted = [item for item in parameters.get("required", []) if item not in listed]
     if unlisted:
         raise LessonError(
-            vi=f"{name}: 'required' có {unlisted[0]!r} nhưng 'properties' thì không, nên không lời gọi nào "
-            "đúng được. Hãy thêm vào 'properties' hoặc bỏ khỏi 'required'.",
-            en=f"{name}: 'required' names {unlisted[0]!r}, which is not among 'properties', so no call could "
-            "be right. Add it there, or take it out.",
+            "{name}: 'required' names {unlisted!r}, which is not among 'properties', so no call could be "
+            "right. Add it there, or take it out.",
+            name=name, unlisted=unlisted[0],
         )
 
 

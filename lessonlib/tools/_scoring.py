@@ -1,8 +1,8 @@
 """Scores a model's calls: a verdict for each turn, rates with intervals, models side by side.
 
-`score_turn` judges one turn (`lessonlib.tools.verdicts` says by which rules, and where they differ from those
+`score_turn` judges one turn (`_verdicts` says by which rules, and where they differ from those
 of the Berkeley Function-Calling Leaderboard); `report` makes a table of all turns. Intervals are those of
-`lessonlib.scoring`: conversations, not turns, are the evidence. Nothing here runs a model or a tool.
+`lessonlib.evaluation`: conversations, not turns, are the evidence. Nothing here runs a model or a tool.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,21 +11,16 @@ from typing import TYPE_CHECKING, Any
 from lessonlib.evaluation import _scoring as scoring
 from lessonlib.evaluation._metrics import check_lengths
 from lessonlib.runtime._language import LessonError
-from lessonlib.tools._bfcl import from_bfcl
-from lessonlib.tools._verdicts import ERRORS, OneOf, Verdict, said, score_call, score_turn
+from lessonlib.tools._verdicts import ERRORS, said, score_turn
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from lessonlib.tools._parsing import Parsed
 
-__all__ = [
-    "ERRORS", "NO_CALL", "OneOf", "Verdict", "by_error", "by_kind", "from_bfcl", "mcnemar", "rates", "report",
-    "score_call", "score_turn", "worst",
-]  # fmt: skip
 
-NO_CALL = "no call"
-RATES = ("right calls", "right abstention", "valid requests refused", "right replies")
+_NO_CALL = "no call"
+_RATES = ("right calls", "right abstention", "valid requests refused", "right replies")
 
 
 def report(
@@ -60,7 +55,7 @@ def report(
             "kind": turn["kind"], "language": turn["language"],
             "after": "tool" if history and history[-1]["role"] == "tool" else "user",
             "request": requests[-1] if requests else "",
-            "tool": " + ".join(call["name"] for call in turn["calls"]) or NO_CALL,
+            "tool": " + ".join(call["name"] for call in turn["calls"]) or _NO_CALL,
             "ok": verdict.ok, "error": verdict.error, "detail": verdict.detail,
             "expected": list(turn["calls"]), "got": list(got.calls), "text": got.content,
         })  # fmt: skip
@@ -81,7 +76,7 @@ def rates(reports: Mapping[str, "pd.DataFrame"]) -> "pd.DataFrame":
         reports: model name -> `report` of the same turns, first the base, last the model in question.
 
     Returns:
-        A DataFrame in the form of `scoring.compare`, so `scoring.table` takes it: a row for each rate that
+        In the form of `evaluation.compare`, so `evaluation.table` takes it: a row for each rate that
         there are turns for, each model's rate with its 95% interval (Wilson's), and with two models or more
         "last - first", the paired difference (bootstrap). Turns of one conversation count as one.
 
@@ -89,12 +84,12 @@ def rates(reports: Mapping[str, "pd.DataFrame"]) -> "pd.DataFrame":
         LessonError: no report, an empty one, or reports of different turns.
     """
     first = _same_turns(reports)
-    wanted = first["tool"] != NO_CALL
+    wanted = first["tool"] != _NO_CALL
     chosen = {
-        RATES[0]: (wanted, "right"),
-        RATES[1]: (~wanted & (first["after"] == "user"), "right"),
-        RATES[2]: (wanted, "no_call"),
-        RATES[3]: (~wanted & (first["after"] == "tool"), "right"),
+        _RATES[0]: (wanted, "right"),
+        _RATES[1]: (~wanted & (first["after"] == "user"), "right"),
+        _RATES[2]: (wanted, "no_call"),
+        _RATES[3]: (~wanted & (first["after"] == "tool"), "right"),
     }
     chosen = {name: (rows, outcome) for name, (rows, outcome) in chosen.items() if rows.any()}
     return scoring.compare(
@@ -123,8 +118,8 @@ def by_kind(reports: Mapping[str, "pd.DataFrame"], column: str = "kind") -> "pd.
     first = _same_turns(reports)
     if column not in first:
         raise LessonError(
-            vi=f"Bảng kết quả không có cột {column!r}. Các cột: {', '.join(first.columns)}.",
-            en=f"The reports have no column {column!r}. There are: {', '.join(first.columns)}.",
+            "The reports have no column {column!r}. There are: {columns}.",
+            column=column, columns=", ".join(first.columns),
         )
     return scoring.by(
         {model: _outcomes(frame) for model, frame in reports.items()}, ["right"] * len(first),
@@ -173,13 +168,10 @@ def mcnemar(reports: Mapping[str, "pd.DataFrame"]) -> "pd.DataFrame":
 
     frame = _same_turns(reports)
     if len(reports) < 2:
-        raise LessonError(
-            vi="Cần hai mô hình để so sánh, ở đây chỉ có một. Hãy truyền {'base': ..., 'tuned': ...}.",
-            en="It takes two models to compare, here is one. Pass {'base': ..., 'tuned': ...}.",
-        )
+        raise LessonError("It takes two models to compare, here is one. Pass {'base': ..., 'tuned': ...}.")
     names = list(reports)
     first, last = names[0], names[-1]
-    wanted = (frame["tool"] != NO_CALL).to_numpy()
+    wanted = (frame["tool"] != _NO_CALL).to_numpy()
     asked = (frame["after"] == "user").to_numpy()
     rows = {"calls": wanted, "abstention": ~wanted & asked, "(all)": wanted | ~wanted}
     made = {}
@@ -229,19 +221,15 @@ def written(calls: Iterable[Mapping[str, Any]]) -> str:
 def _same_turns(reports: Mapping[str, "pd.DataFrame"]) -> "pd.DataFrame":
     """The first report, once it is sure that all are of the same turns in the same order."""
     if not reports or not all(map(len, reports.values())):
-        raise LessonError(
-            vi="Chưa có kết quả nào để tính. Hãy truyền {'base': report(...), 'tuned': report(...)}.",
-            en="There is nothing to count yet. Pass {'base': report(...), 'tuned': report(...)}.",
-        )
+        raise LessonError("There is nothing to count yet. Pass {'base': report(...), 'tuned': report(...)}.")
     (name, first), *others = reports.items()
     of_first = first[["id", "after", "tool"]].to_numpy().tolist()
     for other, frame in others:
         if frame[["id", "after", "tool"]].to_numpy().tolist() != of_first:
             raise LessonError(
-                vi=f"Kết quả của {other!r} và {name!r} không cùng các lượt, hoặc khác thứ tự. Hãy chấm mọi "
-                "mô hình trên đúng cùng một danh sách turns.",
-                en=f"The reports of {other!r} and {name!r} are not of the same turns in the same order. "
-                "Score every model on one and the same list of turns.",
+                "The reports of {other!r} and {name!r} are not of the same turns in the same order. Score "
+                "every model on one and the same list of turns.",
+                other=other, name=name,
             )
     return first
 

@@ -14,7 +14,7 @@ def calls(value: Any, repaired: list[str]) -> list[dict[str, Any]]:
     arguments as JSON text are OpenAI's, a list holds several.
 
     Args:
-        value: as `literals.read` gives it.
+        value: as `_literals.read` gives it.
         repaired: gets a word for each form that is not the course's own.
 
     Returns:
@@ -26,7 +26,7 @@ def calls(value: Any, repaired: list[str]) -> list[dict[str, Any]]:
     if not isinstance(value, list):
         return [_call(value, repaired)]
     if not value:
-        raise NotRead(vi="danh sách trống, không có lời gọi nào", en="an empty list holds no call")
+        raise NotRead("an empty list holds no call")
     repaired.append("list")
     return [_call(item, repaired) for item in value]
 
@@ -37,8 +37,7 @@ def _call(value: Any, repaired: list[str]) -> dict[str, Any]:
         repaired.append("wrapped")
     if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not value["name"]:
         raise NotRead(
-            vi=f"cần một object có 'name' và 'arguments', ở đây là {shown(value)}",
-            en=f"it has to be an object with 'name' and 'arguments', and is {shown(value)}",
+            "it has to be an object with 'name' and 'arguments', and is {value}", value=shown(value),
         )
     return {"name": value["name"], "arguments": _arguments(value, repaired)}
 
@@ -46,15 +45,10 @@ def _call(value: Any, repaired: list[str]) -> dict[str, Any]:
 def _arguments(call: Mapping[str, Any], repaired: list[str]) -> dict[str, Any]:
     given = [key for key in ("arguments", "parameters") if key in call]
     if len(given) == 2:
-        raise NotRead(
-            vi="có cả 'arguments' lẫn 'parameters'", en="it has 'arguments' and 'parameters', both"
-        )
+        raise NotRead("it has 'arguments' and 'parameters', both")
     others = [key for key in call if key not in ("name", "type", "id", *given)]
     if not given and others:
-        raise NotRead(
-            vi=f"không có 'arguments', mà lại có {shown(others)}",
-            en=f"it has no 'arguments', but {shown(others)}",
-        )
+        raise NotRead("it has no 'arguments', but {others}", others=shown(others))
     arguments = call[given[0]] if given else None
     if arguments is None:
         repaired.append("no_arguments")
@@ -67,12 +61,8 @@ def _arguments(call: Mapping[str, Any], repaired: list[str]) -> dict[str, Any]:
         repaired += ["arguments_text", *tolerated]
         if inner[end:].strip():
             raise NotRead(
-                vi=f"sau JSON của đối số còn có {shown(inner[end:].strip()[:30])}",
-                en=f"after the arguments' JSON there is more: {shown(inner[end:].strip()[:30])}",
+                "after the arguments' JSON there is more: {inner}", inner=shown(inner[end:].strip()[:30]),
             )
     if not isinstance(arguments, dict):
-        raise NotRead(
-            vi=f"'arguments' phải là một object, ở đây là {shown(arguments)}",
-            en=f"'arguments' has to be an object, and is {shown(arguments)}",
-        )
+        raise NotRead("'arguments' has to be an object, and is {arguments}", arguments=shown(arguments))
     return arguments

@@ -11,17 +11,15 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, Translated, tr
 from lessonlib.tools._lookalikes import closest, pathway, shown
 from lessonlib.tools._strict import listed, validator
 
-__all__ = ["Problem", "check"]
+_MAX_CHARACTERS = 4000  # of the arguments' JSON text
+_MAX_DEPTH = 8  # {"a": [1]} has depth 2
+_MOST = 20  # problems of one call that are told
 
-MAX_CHARACTERS = 4000  # of the arguments' JSON text
-MAX_DEPTH = 8  # {"a": [1]} has depth 2
-MOST = 20  # problems of one call that are told
-
-JSON_TYPES = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer", float: "number"}
+_JSON_TYPES = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer", float: "number"}
 
 
 @dataclass(frozen=True)
@@ -76,16 +74,16 @@ def check(call: Any, schemas: Sequence[Mapping[str, Any]]) -> list[Problem]:
     if refused is not None:
         return [refused]
     try:
-        errors = list(islice(validator(name, json.dumps(parameters[name])).iter_errors(arguments), MOST))
+        errors = list(islice(validator(name, json.dumps(parameters[name])).iter_errors(arguments), _MOST))
     except RecursionError:
         raise LessonError(
-            vi=f"Schema của {name} lồng quá sâu, hoặc có $ref quay về chính nó. Hãy viết gọn lại.",
-            en=f"The schema of {name} is nested too deeply, or has a $ref back to itself. Write it shorter.",
+            "The schema of {name} is nested too deeply, or has a $ref back to itself. Write it shorter.",
+            name=name,
         ) from None
-    return list(dict.fromkeys(problem for error in errors for problem in _problems(error, name)))[:MOST]
+    return list(dict.fromkeys(problem for error in errors for problem in _problems(error, name)))[:_MOST]
 
 
-def measured(value: Any, *, characters: int = MAX_CHARACTERS, depth: int = MAX_DEPTH) -> Problem | None:
+def measured(value: Any, *, characters: int = _MAX_CHARACTERS, depth: int = _MAX_DEPTH) -> Problem | None:
     """What makes a value too big or no JSON, or None. Takes no recursion, and stops at the first thing found.
 
     Args:
@@ -100,11 +98,11 @@ def measured(value: Any, *, characters: int = MAX_CHARACTERS, depth: int = MAX_D
         if size > characters or isinstance(value, int) and value.bit_length() > 1000:
             return _too_large(path, characters)
         if isinstance(value, float) and not math.isfinite(value):
-            return Problem("not_finite", path, text(
-                vi=f"{path or 'Giá trị'} là {value}: JSON không có số này. Hãy viết một số hữu hạn.",
-                en=f"{path or 'The value'} is {value}, a number that JSON does not have. Write a finite one.",
+            return Problem("not_finite", path, tr(
+                "{what} is {value}, a number that JSON does not have. Write a finite one.",
+                what=path or Translated("The value"), value=value,
             ))
-        if not (value is None or isinstance(value, tuple(JSON_TYPES))):
+        if not (value is None or isinstance(value, tuple(_JSON_TYPES))):
             return _no_json(path, type(value).__name__)
         if isinstance(value, str) and not _is_unicode(value):
             return _no_json(path, "lone surrogate")
@@ -112,9 +110,8 @@ def measured(value: Any, *, characters: int = MAX_CHARACTERS, depth: int = MAX_D
             continue
         if level > depth:
             # The path of something so deep is long, and says nothing more than its beginning does.
-            return Problem("too_deep", path.split("[")[0].split(".")[0], text(
-                vi=f"Lồng nhau quá {depth} tầng. Hãy viết phẳng hơn.",
-                en=f"Nested deeper than {depth} levels. Write it flatter.",
+            return Problem("too_deep", path.split("[")[0].split(".")[0], tr(
+                "Nested deeper than {depth} levels. Write it flatter.", depth=depth,
             ))
         if len(value) > characters:
             return _too_large(path, characters)
@@ -142,12 +139,11 @@ def _problems(error: Any, tool: str) -> Iterator[Problem]:
     """What one of jsonschema's errors says, in our words."""
     keyword, wanted, value = error.validator, error.validator_value, error.instance
     path = pathway(error.absolute_path)
-    name = path or text(vi="Đối số", en="The arguments")
+    name = path or tr("The arguments")
     if keyword == "required":
         for at in [pathway([argument], path) for argument in wanted if argument not in value]:
-            yield Problem("missing", at, text(
-                vi=f"{tool} cần {at} nhưng không có. Hãy điền vào, hoặc hỏi lại người dùng.",
-                en=f"{tool} needs {at}, which is missing. Give it, or ask the user for it.",
+            yield Problem("missing", at, tr(
+                "{tool} needs {at}, which is missing. Give it, or ask the user for it.", tool=tool, at=at,
             ))
     elif keyword == "additionalProperties":
         known = list(error.schema["properties"]) if "properties" in error.schema else []
@@ -156,22 +152,21 @@ def _problems(error: Any, tool: str) -> Iterator[Problem]:
     elif keyword == "type" or (keyword in ("anyOf", "oneOf") and _only_types(error)):
         types = listed(wanted) if keyword == "type" else [each for inner in error.context
                                                            for each in listed(inner.validator_value)]
-        allowed, given = " | ".join(dict.fromkeys(types)), JSON_TYPES.get(type(value), "null")
-        yield Problem("type", path, text(
-            vi=f"{name} phải là {allowed}, nhưng {shown(value)} là {given}.",
-            en=f"{name} must be {allowed}, but {shown(value)} is {given}.",
+        allowed, given = " | ".join(dict.fromkeys(types)), _JSON_TYPES.get(type(value), "null")
+        yield Problem("type", path, tr(
+            "{name} must be {allowed}, but {value} is {given}.",
+            name=name, allowed=allowed, value=shown(value), given=given,
         ))
     elif keyword in ("enum", "const"):
-        choices = ", ".join(map(shown, [wanted] if keyword == "const" else wanted[:MOST]))
-        yield Problem("value", path, text(
-            vi=f"{name} phải là một trong: {choices}; không có {shown(value)}.",
-            en=f"{name} must be one of {choices}; there is no {shown(value)}.",
+        choices = ", ".join(map(shown, [wanted] if keyword == "const" else wanted[:_MOST]))
+        yield Problem("value", path, tr(
+            "{name} must be one of {choices}; there is no {value}.",
+            name=name, choices=choices, value=shown(value),
         ))
     else:
         rule = keyword if isinstance(wanted, dict | list) else f"{keyword} {shown(wanted)}"
-        yield Problem("value", path, text(
-            vi=f"{name} là {shown(value)}, trái với quy định trong schema: {rule}.",
-            en=f"{name} is {shown(value)}, against the schema's rule: {rule}.",
+        yield Problem("value", path, tr(
+            "{name} is {value}, against the schema's rule: {rule}.", name=name, value=shown(value), rule=rule,
         ))
 
 
@@ -183,41 +178,36 @@ def _only_types(error: Any) -> bool:
 
 def _unexpected(tool: str, path: str, extra: str, known: Sequence[str]) -> Problem:
     near = closest(extra, known)
-    listed = ", ".join(known[:MOST]) or "-"
-    return Problem("unexpected", pathway([extra], path), text(
-        vi=f"{tool} không có đối số {shown(extra)}.{_meant(near)} Các đối số: {listed}.",
-        en=f"{tool} has no argument {shown(extra)}.{_meant(near)} Its arguments: {listed}.",
+    listed = ", ".join(known[:_MOST]) or "-"
+    return Problem("unexpected", pathway([extra], path), tr(
+        "{tool} has no argument {extra}.{near} Its arguments: {listed}.",
+        tool=tool, extra=shown(extra), near=_meant(near), listed=listed,
     ))
 
 
 def _unknown(name: str, known: Sequence[str]) -> Problem:
-    listed = ", ".join(known[:MOST]) or "-"
-    return Problem("unknown_tool", "", text(
-        vi=f"Không có công cụ {shown(name)}.{_meant(closest(name, known))} Các công cụ: {listed}.",
-        en=f"There is no tool {shown(name)}.{_meant(closest(name, known))} The tools: {listed}.",
+    listed = ", ".join(known[:_MOST]) or "-"
+    return Problem("unknown_tool", "", tr(
+        "There is no tool {name}.{near} The tools: {listed}.",
+        name=shown(name), near=_meant(closest(name, known)), listed=listed,
     ))
 
 
 def _meant(near: str | None) -> str:
-    return "" if near is None else text(vi=f" Có phải là {near}?", en=f" Did you mean {near}?")
+    return "" if near is None else tr(" Did you mean {near}?", near=near)
 
 
 def _malformed() -> Problem:
-    return Problem("malformed", "", text(
-        vi='Một lời gọi phải có dạng {"name": "...", "arguments": {...}}.',
-        en='A call has to look like {"name": "...", "arguments": {...}}.',
-    ))
+    return Problem("malformed", "", tr('A call has to look like {"name": "...", "arguments": {...}}.'))
 
 
 def _too_large(path: str, characters: int) -> Problem:
-    return Problem("too_large", path[:80], text(
-        vi=f"Dài hơn {characters} ký tự, hoặc một số quá lớn. Hãy viết ngắn hơn.",
-        en=f"Longer than {characters} characters, or a number too large. Write less.",
+    return Problem("too_large", path[:80], tr(
+        "Longer than {characters} characters, or a number too large. Write less.", characters=characters,
     ))
 
 
-def _no_json(path: str, what: str) -> Problem:
-    return Problem("type", path[:80], text(
-        vi=f"{path[:80] or 'Giá trị'} không phải là JSON ({what}).",
-        en=f"{path[:80] or 'The value'} is no JSON ({what}).",
+def _no_json(path: str, why: str) -> Problem:
+    return Problem("type", path[:80], tr(
+        "{what} is no JSON ({why}).", what=path[:80] or Translated("The value"), why=why,
     ))

@@ -20,7 +20,7 @@ Where this differs, on purpose:
 - No call where one is wanted is "no_call"; BFCL counts too few. An attempt at a call that cannot be read is
   wrong everywhere; BFCL takes it for an abstention where no call is wanted.
 - What is wanted is one value for each argument, as in a row of data. BFCL's lists of possible answers become
-  `OneOf` (`lessonlib.tools.bfcl`). In such a list it also takes "" (may be left out) for an empty list.
+  `OneOf` (tests/bfcl.py). In such a list it also takes "" (may be left out) for an empty list.
 """
 
 import re
@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, Translated, tr
 from lessonlib.tools._lookalikes import shown
 
 if TYPE_CHECKING:
@@ -92,46 +92,22 @@ def score_turn(
         return Verdict(False, "unreadable", "; ".join(got.problems))
     if not expected and got.calls:
         its = _listed(got.calls)
-        return Verdict(False, "called_without_need", text(
-            vi=f"không cần gọi công cụ nào, nhưng đã gọi {its}", en=f"no call was needed, but it called {its}"
+        return Verdict(False, "called_without_need", tr(
+            "no call was needed, but it called {its}", its=its,
         ))  # fmt: skip
     if expected and not got.calls:
         its = _listed(expected)
-        detail = text(vi=f"lẽ ra phải gọi {its}", en=f"it should have called {its}")
+        detail = tr("it should have called {its}", its=its)
         return Verdict(False, "no_call", detail)
     if len(expected) != len(got.calls):
         its = _listed(got.calls)
-        return Verdict(False, "call_count", text(
-            vi=f"cần {len(expected)} lời gọi, nhận được {len(got.calls)}: {its}",
-            en=f"{len(expected)} calls wanted, {len(got.calls)} given: {its}",
+        return Verdict(False, "call_count", tr(
+            "{wanted} calls wanted, {given} given: {its}",
+            wanted=len(expected), given=len(got.calls), its=its,
         ))  # fmt: skip
     return _paired([
         [_judge(wanted, call, offered[wanted["name"]], strings) for call in got.calls] for wanted in expected
     ])  # fmt: skip
-
-
-def score_call(
-    expected: Mapping[str, Any],
-    got: Mapping[str, Any],
-    schemas: Sequence[Mapping[str, Any]],
-    *,
-    strings: str = "exact",
-) -> Verdict:
-    """Judge one call against the one that is wanted: name, required, unexpected, type, value, omitted.
-
-    Args:
-        expected: the call that is wanted, {"name", "arguments"}; its values may hold `OneOf`.
-        got: the model's call.
-        schemas: the tools that were offered.
-        strings: as for `score_turn`.
-
-    Returns:
-        A `Verdict`; of several errors, the first in that order (arguments in the order of the model's call).
-
-    Raises:
-        LessonError: as `score_turn`.
-    """
-    return _judge(expected, got, _offered(schemas, [expected], strings)[expected["name"]], strings)
 
 
 # ---------------------------------------------------------------- one call
@@ -142,32 +118,32 @@ def _judge(
 ) -> Verdict:
     if got["name"] != expected["name"]:
         right, its = expected["name"], said(got["name"])
-        detail = text(vi=f"cần gọi {right}, lại gọi {its}", en=f"{right} wanted, {its} called")
+        detail = tr("{right} wanted, {its} called", right=right, its=its)
         return Verdict(False, "name", detail)
     parameters = function.get("parameters") or {}
     known, wanted, given = parameters.get("properties", {}), expected["arguments"], got["arguments"]
     for name in parameters.get("required", ()):
         if name not in given:
-            return _wrong("missing", name, vi="thiếu đối số bắt buộc", en="a required argument is missing")
+            return _wrong("missing", name, Translated("a required argument is missing"))
     for name, value in given.items():
         if name not in known:
-            return _wrong("unexpected", name, vi="không có đối số này", en="there is no such argument")
+            return _wrong("unexpected", name, Translated("there is no such argument"))
         if name not in wanted:
-            return _wrong("unexpected", name, vi="lẽ ra phải bỏ qua", en="it should have been left out")
+            return _wrong("unexpected", name, Translated("it should have been left out"))
         if not _equal(wanted[name], value, _STRINGS[strings]):
             error, kind = "value" if _fits(value, known[name]) else "type", known[name].get("type")
             note = f" ({kind})" if error == "type" and isinstance(kind, str) else ""
             right, its = said(wanted[name]) + note, said(value)
-            return _wrong(error, name, vi=f"cần {right}, nhận được {its}", en=f"{right} wanted, {its} given")
+            return _wrong(error, name, Translated("{right} wanted, {its} given", right=right, its=its))
     for name, value in wanted.items():
         if name not in given and not _may_be_omitted(value):
             right = said(value)
-            return _wrong("omitted", name, vi=f"cần {right}, lại bỏ qua", en=f"{right} wanted, left out")
+            return _wrong("omitted", name, Translated("{right} wanted, left out", right=right))
     return _RIGHT
 
 
-def _wrong(error: str, argument: str, *, vi: str, en: str) -> Verdict:
-    return Verdict(False, error, f"{said(argument)[1:-1]}: {text(vi=vi, en=en)}")
+def _wrong(error: str, argument: str, detail: Translated) -> Verdict:
+    return Verdict(False, error, f"{said(argument)[1:-1]}: {detail}")
 
 
 def _equal(wanted: Any, got: Any, same: Callable[[str], str]) -> bool:
@@ -272,18 +248,16 @@ def _offered(
     """Name -> function of what was offered, once it is sure that all that is wanted is among it."""
     if strings not in _STRINGS:
         raise LessonError(
-            vi=f"strings={strings!r}: hãy chọn 'exact' (đúng từng ký tự, sau NFC) hoặc 'bfcl'.",
-            en=f"strings={strings!r}: choose 'exact' (every character, after NFC) or 'bfcl'.",
+            "strings={strings!r}: choose 'exact' (every character, after NFC) or 'bfcl'.", strings=strings,
         )
     offered = {its["name"]: its for its in (schema.get("function", schema) for schema in schemas)}
     strange = next((call["name"] for call in expected if call["name"] not in offered), None)
     if strange is not None:
         tools = ", ".join(offered) or "-"
         raise LessonError(
-            vi=f"Đáp án gọi {strange!r}, nhưng chỉ có các công cụ: {tools}. Hãy chấm mỗi dòng dữ liệu với "
-            "schemas của chính dòng đó.",
-            en=f"The wanted call names {strange!r}, but the tools offered are: {tools}. Score each row with "
-            "its own schemas.",
+            "The wanted call names {strange!r}, but the tools offered are: {tools}. Score each row with its "
+            "own schemas.",
+            strange=strange, tools=tools,
         )
     return offered
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from lessonlib.lora._config import block_linears, features, has_lora
 
-CHUNK = 256  # tokens whose logits trl's "chunked_nll" computes at a time
+_CHUNK = 256  # tokens whose logits trl's "chunked_nll" computes at a time
 
 
 def kept(
@@ -106,7 +106,7 @@ def logits(shadow: Any, *, tokens: int, size: int, loss: str) -> int:
     capped = bool(getattr(config, "final_logit_softcapping", None))
     if loss == "full":
         return tokens * vocabulary * (12 + size * capped)
-    chunk = min(tokens, CHUNK)
+    chunk = min(tokens, _CHUNK)
     computing = chunk * vocabulary * (16 + 4 * capped)
     if size == 4:
         return computing

@@ -16,19 +16,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, tr
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, TrainerCallback
     from trl import SFTTrainer
 
-MARKER = "lesson_complete.json"  # in each checkpoint, written last
-RUN = "lesson_run.json"  # in the run's folder, written before the first step
-HASHED_UP_TO = 64 * 2**20  # bytes; of a larger file only the size is kept: hashing gigabytes takes too long
+_MARKER = "lesson_complete.json"  # in each checkpoint, written last
+_RUN = "lesson_run.json"  # in the run's folder, written before the first step
+_HASHED_UP_TO = 64 * 2**20  # bytes; of a larger file only the size is kept: hashing gigabytes takes too long
 
 # What decides the weights in the end. The rhythm of logging, saving and evaluating is free to change.
-SETTINGS = (
+_SETTINGS = (
     "seed", "data_seed", "num_train_epochs", "max_steps", "per_device_train_batch_size",
     "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs",
     "warmup_steps", "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
@@ -50,7 +50,7 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
         flaw = _flaw(path)
         if flaw is None:
             return path
-        print(text(vi=f"Bỏ qua {path.name}: lưu dở dang ({flaw}).", en=f"Passing over {path.name}: {flaw}."))
+        print(tr("Passing over {name}: {flaw}.", name=path.name, flaw=flaw))
     return None
 
 
@@ -65,18 +65,14 @@ def remove_incomplete(folder: str | Path) -> None:
             _remove(path)
 
 
-def mark_complete(path: Path) -> None:
-    """Write the marker of a checkpoint whose files are all there.
-
-    Args:
-        path: the `checkpoint-N` folder.
-    """
+def _mark_complete(path: Path) -> None:
+    """Write the marker of a checkpoint, a `checkpoint-N` folder whose files are all there."""
     files = {
         str(file.relative_to(path)): {"size": file.stat().st_size, "sha256": _digest(file)}
         for file in sorted(path.rglob("*"))
-        if file.is_file() and not file.name.startswith(MARKER)
+        if file.is_file() and not file.name.startswith(_MARKER)
     }
-    _write(path / MARKER, {"files": files})
+    _write(path / _MARKER, {"files": files})
 
 
 def marking_callback(keep: int | None) -> "TrainerCallback":
@@ -107,7 +103,7 @@ def marking_callback(keep: int | None) -> "TrainerCallback":
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if not state.is_world_process_zero:
                 return
-            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            _mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
             best = Path(state.best_model_checkpoint or "").name
             for path in _by_step(args.output_dir)[:-keep] if keep else []:
                 if path.name != best:
@@ -129,7 +125,7 @@ def fingerprint(trainer: "SFTTrainer") -> dict[str, Any]:
     model: Any = trainer.model
     data: Any = trainer.train_dataset
     said = trainer.args.to_dict()
-    found: dict[str, Any] = {name: said[name] for name in SETTINGS}
+    found: dict[str, Any] = {name: said[name] for name in _SETTINGS}
     found["train_dataset"] = _digest_of_rows(data)
     adapters = getattr(model, "peft_config", {})
     for adapter in adapters.values():
@@ -154,26 +150,24 @@ def claim(folder: str | Path, mine: dict[str, Any]) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if not _by_step(folder):  # nothing to lose: before the first checkpoint anything may change
-        _write(folder / RUN, mine)
+        _write(folder / _RUN, mine)
         return
     try:
-        earlier = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        earlier = json.loads((folder / _RUN).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         raise LessonError(
-            vi=f"{folder} có checkpoint nhưng không đọc được {RUN}, nên không biết chúng thuộc lần huấn "
-            "luyện nào. Hãy chọn output_dir khác, hoặc xóa thư mục này nếu bạn không cần nó nữa.",
-            en=f"{folder} holds checkpoints but no readable {RUN}, so nobody can say of which run they are. "
+            "{folder} holds checkpoints but no readable {run}, so nobody can say of which run they are. "
             "Choose another output_dir, or delete this folder if you no longer need it.",
+            folder=folder, run=_RUN,
         ) from None
     # Only what both name: a later version of lessonlib may look at more.
     changed = [name for name in mine if name in earlier and earlier[name] != mine[name]]
     if changed:
         listed = "; ".join(_change(name, earlier[name], mine[name]) for name in changed)
         raise LessonError(
-            vi=f"{folder} đang giữ một lần huấn luyện khác; đã thay đổi: {listed}. Hãy chọn output_dir khác "
-            "cho lần này, khôi phục cấu hình cũ để chạy tiếp, hoặc xóa thư mục này để bắt đầu lại.",
-            en=f"{folder} holds another run; changed since: {listed}. Choose another output_dir for this "
-            "one, set it back to go on with the old one, or delete the folder to begin again.",
+            "{folder} holds another run; changed since: {listed}. Choose another output_dir for this one, "
+            "set it back to go on with the old one, or delete the folder to begin again.",
+            folder=folder, listed=listed,
         )
 
 
@@ -195,33 +189,32 @@ def _by_step(folder: str | Path) -> list[Path]:
 def _flaw(path: Path) -> str | None:
     """Why a checkpoint cannot be trusted, or None where it can."""
     try:
-        files = json.loads((path / MARKER).read_text(encoding="utf-8"))["files"]
+        files = json.loads((path / _MARKER).read_text(encoding="utf-8"))["files"]
     except FileNotFoundError:
-        return text(vi=f"thiếu {MARKER}, tệp được ghi sau cùng", en=f"no {MARKER}, which is written last")
+        return tr("no {marker}, which is written last", marker=_MARKER)
     except (ValueError, KeyError, TypeError):
-        return text(vi=f"không đọc được {MARKER}", en=f"{MARKER} is unreadable")
+        return tr("{marker} is unreadable", marker=_MARKER)
     for name, said in files.items():
         file = path / name
         if not file.is_file():
-            return text(vi=f"thiếu {name}", en=f"{name} is missing")
+            return tr("{name} is missing", name=name)
         size = file.stat().st_size
         if size != said["size"]:
-            return text(
-                vi=f"{name} có {size} byte, đúng ra phải {said['size']}",
-                en=f"{name} has {size} bytes and should have {said['size']}",
+            return tr(
+                "{name} has {size} bytes and should have {said}", name=name, size=size, said=said["size"],
             )
         if said["sha256"] != _digest(file):
-            return text(vi=f"nội dung {name} đã bị hỏng", en=f"the contents of {name} are damaged")
+            return tr("the contents of {name} are damaged", name=name)
     return None
 
 
 def _remove(path: Path) -> None:
-    (path / MARKER).unlink(missing_ok=True)  # first: whoever is killed in between leaves no false marker
+    (path / _MARKER).unlink(missing_ok=True)  # first: whoever is killed in between leaves no false marker
     shutil.rmtree(path)
 
 
 def _digest(file: Path) -> str | None:
-    if file.stat().st_size > HASHED_UP_TO:
+    if file.stat().st_size > _HASHED_UP_TO:
         return None
     return hashlib.sha256(file.read_bytes()).hexdigest()
 

@@ -1,7 +1,7 @@
 """What a training run will need of a GPU's memory, from the model's architecture alone, before any download.
 
 Weights, quantisation constants, adapters, gradients and optimiser states are counted to the byte. Activations
-and logits are estimates, by the formulas in `lessonlib.activations`. This module does not know the CUDA
+and logits are estimates, by the formulas in `_activations`. This module does not know the CUDA
 context or the allocator's rounding; `verdict` keeps a reserve for them.
 """
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lessonlib.lora._config import has_lora
 from lessonlib.models._quantisation import constant_bytes, packed_bytes, quantised_linears, stored_bytes
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, Translated, tr
 from lessonlib.training import _activations as activations
 
 if TYPE_CHECKING:
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 RESERVE_GIB = 1.0  # CUDA context, cuBLAS workspaces, fragmentation: a round figure, not a measurement
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 QUANTISATIONS = ("none", "nf4")
 # Names of transformers' TrainingArguments -> bits of a state.
-OPTIMISERS = {
+_OPTIMISERS = {
     "adamw_torch": 32,
     "adamw_torch_fused": 32,
     "paged_adamw_32bit": 32,
     "adamw_8bit": 8,
     "paged_adamw_8bit": 8,
 }
-SMALLEST_8BIT = 4096  # bitsandbytes keeps the states of smaller tensors in fp32
-STATE_BLOCK = 256  # 8-bit states that share a scale
-STATE_TABLES = 2 * 256 * 4  # what 8 bits stand for: one fp32 table for signed states, one for the others
+_SMALLEST_8BIT = 4096  # bitsandbytes keeps the states of smaller tensors in fp32
+_STATE_BLOCK = 256  # 8-bit states that share a scale
+_STATE_TABLES = 2 * 256 * 4  # what 8 bits stand for: one fp32 table for signed states, one for the others
 
 
 def plan(
@@ -53,10 +53,10 @@ def plan(
     Exact parts (trainable parameters are fp32, which mixed precision with a gradient scaler needs):
         weights      frozen parameters x size of dtype, or in full fine-tuning 4 bytes each; a tied matrix
                      is counted once; and the buffers. In nf4, half a byte for each weight of the linear
-                     layers that transformers quantises (`quantisation.quantised_linears`: neither the output
+                     layers that transformers quantises (`_quantisation.quantised_linears`: neither the output
                      head nor the embeddings); the others stay in dtype, and would take 4 bytes each after
                      peft's prepare_model_for_kbit_training.
-        constants    the scales and tables of the 4-bit weights (`quantisation.constant_bytes`): about 0.127
+        constants    the scales and tables of the 4-bit weights (`_quantisation.constant_bytes`): about 0.127
                      bits for each weight with double quantisation
         adapters     LoRA parameters x 4
         gradients    trainable parameters x 4
@@ -68,9 +68,9 @@ def plan(
                      torch.cuda.max_memory_allocated does not see.
 
     Estimated parts, at the fullest moment:
-        activations  by the formula in `activations.kept`. What the block at work needs on top comes only once
+        activations  by the formula in `_activations`. What the block at work needs on top comes only once
                      the logits are gone, so it counts as far as it is more than they are
-        logits       by the formula in `activations.logits`
+        logits       by the formula in `_activations.logits`
     The sum is on the safe side: in the first of the accumulated batches, gradients grow while activations go.
 
     Args:
@@ -99,20 +99,18 @@ def plan(
     import pandas as pd
 
     choices = {
-        "dtype": (dtype, BYTES), "loss": (loss, ("full", "chunked")),
-        "quantisation": (quantisation, QUANTISATIONS), "optim": (optim, OPTIMISERS),
+        "dtype": (dtype, _BYTES), "loss": (loss, ("full", "chunked")),
+        "quantisation": (quantisation, QUANTISATIONS), "optim": (optim, _OPTIMISERS),
     }
     _check(model, batch_size, length, choices)
     settings = _settings_4bit(model)
     in_4bit = settings is not None or quantisation == "nf4"
     if in_4bit and lora is None:
         raise LessonError(
-            vi="Không huấn luyện được chính các trọng số 4 bit (full fine-tuning). Hãy truyền lora=..., hoặc "
-            "dùng mô hình không lượng tử hóa.",
-            en="Weights in 4 bits cannot be trained themselves (full fine-tuning). Pass lora=..., or use a "
+            "Weights in 4 bits cannot be trained themselves (full fine-tuning). Pass lora=..., or use a "
             "model that is not quantised.",
         )
-    size = BYTES[dtype]
+    size = _BYTES[dtype]
     base = _skeleton(model, dtype if lora else "float32")
     packed, constants, elements = _count_4bit(model, base, settings or {}) if in_4bit else (0, 0, [0])
     shadow = _with_adapters(base, lora)
@@ -130,7 +128,7 @@ def plan(
         "constants": constants,
         "adapters": trainable * 4 if lora else 0,
         "gradients": trainable * 4,
-        "optimiser": _optimiser(trained, _embedded(shadow), OPTIMISERS[optim]),
+        "optimiser": _optimiser(trained, _embedded(shadow), _OPTIMISERS[optim]),
         "activations": kept + max(0, later - logits),
         "logits": logits,
     }
@@ -157,30 +155,28 @@ def verdict(plan: "pd.DataFrame", gib: float) -> str:
     """
     total = _total(plan)
     left = gib - total - RESERVE_GIB
-    vi = f"Cần khoảng {total:.2f} GiB cộng {RESERVE_GIB:.0f} GiB dự phòng, trên card {gib:.1f} GiB"
-    en = f"It needs about {total:.2f} GiB and {RESERVE_GIB:.0f} GiB in reserve, of the card's {gib:.1f} GiB"
+    need = Translated(
+        "{total:.2f} GiB and {reserve:.0f} GiB in reserve, of the card's {gib:.1f} GiB",
+        total=total, reserve=RESERVE_GIB, gib=gib,
+    )
     if fits(plan, gib):
-        return text(vi=f"Vừa. {vi}: còn {left:.2f} GiB.", en=f"It fits. {en}: {left:.2f} GiB are left.")
+        return tr("It fits. It needs about {need}: {left:.2f} GiB are left.", need=need, left=left)
     parts = plan[plan["part"] != "total"]
     largest = parts.loc[parts["bytes"].idxmax(), "part"]
-    less = text(vi="LoRA thay cho full fine-tuning", en="LoRA instead of full fine-tuning")
+    less = tr("LoRA instead of full fine-tuning")
     cure = {
-        "weights": text(
-            vi="quantisation='nf4', mô hình nhỏ hơn hoặc trọng số 16 bit",
-            en="quantisation='nf4', a smaller model or 16-bit weights",
-        ),
-        "constants": text(vi="mô hình nhỏ hơn", en="a smaller model"),
-        "adapters": text(vi="rank nhỏ hơn", en="a smaller rank"),
+        "weights": tr("quantisation='nf4', a smaller model or 16-bit weights"),
+        "constants": tr("a smaller model"),
+        "adapters": tr("a smaller rank"),
         "gradients": less,
         "optimiser": less,
-        "activations": text(
-            vi="gradient checkpointing hoặc batch nhỏ hơn", en="gradient checkpointing or a smaller batch"
-        ),
-        "logits": text(vi="batch nhỏ hơn hoặc dòng ngắn hơn", en="a smaller batch or shorter rows"),
+        "activations": tr("gradient checkpointing or a smaller batch"),
+        "logits": tr("a smaller batch or shorter rows"),
     }[largest]
-    return text(
-        vi=f"Không vừa. {vi}: thiếu {-left:.2f} GiB. Phần lớn nhất là {largest}: hãy thử {cure}.",
-        en=f"It does not fit. {en}: {-left:.2f} GiB are missing. The largest part is {largest}: try {cure}.",
+    return tr(
+        "It does not fit. It needs about {need}: {lacking:.2f} GiB are missing. The largest part is "
+        "{largest}: try {cure}.",
+        need=need, lacking=-left, largest=largest, cure=cure,
     )
 
 
@@ -193,22 +189,19 @@ def _check(
 ) -> None:
     if any(map(has_lora, model.modules())):
         raise LessonError(
-            vi="Mô hình này đã có adapter. Hãy truyền vào mô hình gốc và LoraConfig: plan(model, "
-            "lora=config, ...).",
-            en="This model has adapters already. Pass the base model and the LoraConfig: plan(model, "
-            "lora=config, ...).",
+            "This model has adapters already. Pass the base model and the LoraConfig: "
+            "training.memory_plan(model, lora=config, ...).",
         )
     if batch_size < 1 or length < 1:
         raise LessonError(
-            vi=f"batch_size={batch_size} và length={length} phải từ 1 trở lên.",
-            en=f"batch_size={batch_size} and length={length} have to be 1 or more.",
+            "batch_size={batch_size} and length={length} have to be 1 or more.",
+            batch_size=batch_size, length=length,
         )
     for name, (given, known) in choices.items():
         if given not in known:
             there = ", ".join(known)
             raise LessonError(
-                vi=f"Không có {name}={given!r}. Hãy chọn một trong: {there}.",
-                en=f"There is no {name}={given!r}. Choose one of: {there}.",
+                "There is no {name}={given!r}. Choose one of: {there}.", name=name, given=given, there=there,
             )
 
 
@@ -220,12 +213,10 @@ def _settings_4bit(model: "PreTrainedModel") -> dict[str, Any] | None:
     if not isinstance(settings, dict):
         settings = settings.to_dict()
     if not settings.get("load_in_4bit"):
-        kind = "8 bits" if settings.get("load_in_8bit") else settings.get("quant_method")
-        kind_vi = "8 bit" if settings.get("load_in_8bit") else settings.get("quant_method")
+        kind = Translated("8 bits") if settings.get("load_in_8bit") else settings.get("quant_method")
         raise LessonError(
-            vi=f"plan chưa tính được mô hình lượng tử hóa kiểu {kind_vi}. Hãy nạp ở 4 bit (nf4), 16 hoặc 32 "
-            "bit.",
-            en=f"plan does not count a model quantised in {kind}. Load it in 4 bits (nf4), in 16 or in 32.",
+            "plan does not count a model quantised in {kind}. Load it in 4 bits (nf4), in 16 or in 32.",
+            kind=kind,
         )
     return settings
 
@@ -286,9 +277,9 @@ def _optimiser(trained: Iterable[Any], embedded: set[Any], bits: int) -> int:
     total = tables = 0
     for parameter in trained:
         elements = parameter.numel()
-        if bits == 32 or elements < SMALLEST_8BIT or parameter in embedded:
+        if bits == 32 or elements < _SMALLEST_8BIT or parameter in embedded:
             total += 8 * elements
         else:
-            total += 2 * elements + 2 * 4 * -(-elements // STATE_BLOCK)
-            tables = STATE_TABLES
+            total += 2 * elements + 2 * 4 * -(-elements // _STATE_BLOCK)
+            tables = _STATE_TABLES
     return total + tables

@@ -8,9 +8,9 @@ import difflib
 import inspect
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lessonlib.formatting._rows import IGNORED
+from lessonlib.formatting._text_column import IGNORED
 from lessonlib.runtime._detect import Runtime
-from lessonlib.runtime._language import LessonError
+from lessonlib.runtime._language import LessonError, Translated
 from lessonlib.training._checkpoints import rows
 
 if TYPE_CHECKING:
@@ -19,28 +19,19 @@ if TYPE_CHECKING:
     from trl import SFTConfig
 
 # Names that tutorials still use, and what to write instead, in Vietnamese and English.
-OUTDATED = {
-    "evaluation_strategy": ("eval_strategy",) * 2,
-    "warmup_ratio": (
-        "warmup_steps: số nhỏ hơn 1 là tỉ lệ, ví dụ warmup_steps=0.1",
-        "warmup_steps: a number below 1 is a share, such as warmup_steps=0.1",
-    ),
-    "overwrite_output_dir": (
-        "một output_dir mới (với thư mục cũ, training.fit tự chạy tiếp)",
-        "a new output_dir (in an old one, training.fit goes on by itself)",
-    ),
-    "logging_dir": (
-        "biến môi trường TENSORBOARD_LOGGING_DIR",
-        "the environment variable TENSORBOARD_LOGGING_DIR",
-    ),
-    "tokenizer": ("training.trainer(model, tokenizer, ...)",) * 2,
-    "processing_class": ("training.trainer(model, tokenizer, ...)",) * 2,
-    "peft_config": ("peft.get_peft_model(model, lora_config)",) * 2,
-    "max_seq_length": ("max_length",) * 2,
-    "no_cuda": ("use_cpu",) * 2,
-    "group_by_length": ("train_sampling_strategy='group_by_length'",) * 2,
-    "per_gpu_train_batch_size": ("per_device_train_batch_size",) * 2,
-    "per_gpu_eval_batch_size": ("per_device_eval_batch_size",) * 2,
+_OUTDATED: dict[str, str | Translated] = {
+    "evaluation_strategy": "eval_strategy",
+    "warmup_ratio": Translated("warmup_steps: a number below 1 is a share, such as warmup_steps=0.1"),
+    "overwrite_output_dir": Translated("a new output_dir (in an old one, training.fit goes on by itself)"),
+    "logging_dir": Translated("the environment variable TENSORBOARD_LOGGING_DIR"),
+    "tokenizer": "training.trainer(model, tokenizer, ...)",
+    "processing_class": "training.trainer(model, tokenizer, ...)",
+    "peft_config": "peft.get_peft_model(model, lora_config)",
+    "max_seq_length": "max_length",
+    "no_cuda": "use_cpu",
+    "group_by_length": "train_sampling_strategy='group_by_length'",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
+    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
 }
 
 
@@ -58,27 +49,25 @@ def check_overrides(overrides: dict[str, Any], runtime: Runtime) -> None:
 
     known = list(inspect.signature(SFTConfig).parameters)
     for name in overrides:
-        if name in OUTDATED:
-            _outdated(name, *OUTDATED[name])
+        if name in _OUTDATED:
+            _outdated(name, _OUTDATED[name])
         if name not in known:
             near = ", ".join(difflib.get_close_matches(name, known, n=3))
-            raise LessonError(
-                vi=f"SFTConfig không có tham số {name!r}." + (f" Có phải ý bạn là: {near}?" if near else ""),
-                en=f"SFTConfig has no argument {name!r}." + (f" Do you mean: {near}?" if near else ""),
-            )
+            if near:
+                raise LessonError(
+                    "SFTConfig has no argument {name!r}. Do you mean: {near}?", name=name, near=near,
+                )
+            raise LessonError("SFTConfig has no argument {name!r}.", name=name)
     if overrides.get("optim") == "adamw_hf":
-        _outdated("optim='adamw_hf'", "optim='adamw_torch'", "optim='adamw_torch'")
+        _outdated("optim='adamw_hf'", "optim='adamw_torch'")
     if overrides.get("bf16") and runtime.dtype == "float16":
         raise LessonError(
-            vi="bf16=True: GPU này không có bfloat16 (cần compute capability từ 8 trở lên). Hãy bỏ bf16 đi; "
-            "sft_config đã chọn fp16.",
-            en="bf16=True: this GPU has no bfloat16 (it takes compute capability 8). Leave bf16 out; "
+            "bf16=True: this GPU has no bfloat16 (it takes compute capability 8). Leave bf16 out; "
             "sft_config has chosen fp16.",
         )
     if overrides.get("fp16") and runtime.device == "cpu":
         raise LessonError(
-            vi="fp16=True: trên CPU, transformers lặng lẽ tính bằng fp32. Hãy bỏ fp16 đi.",
-            en="fp16=True: on the CPU transformers computes in fp32 without a word. Leave fp16 out.",
+            "fp16=True: on the CPU transformers computes in fp32 without a word. Leave fp16 out.",
         )
 
 
@@ -94,9 +83,7 @@ def check_packing(overrides: dict[str, Any], config: "SFTConfig") -> None:
     """
     if overrides.get("packing") and not config.packing:
         raise LessonError(
-            vi="packing=True: trên CPU, Unsloth đã tắt packing (từ lúc nó được import, cho mọi trainer trong "
-            "kernel này). Hãy bỏ packing đi, hoặc khởi động lại kernel và dùng backend='transformers'.",
-            en="packing=True: on a CPU Unsloth switches packing off (once imported, for each trainer in this "
+            "packing=True: on a CPU Unsloth switches packing off (once imported, for each trainer in this "
             "kernel). Leave packing out, or restart the kernel and use backend='transformers'.",
         )
 
@@ -114,17 +101,13 @@ def check_model(model: Any, config: "SFTConfig") -> None:
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise LessonError(
-            vi="Mô hình không có tham số nào được huấn luyện. Với LoRA: model = peft.get_peft_model(model, "
-            "lora_config), hoặc PeftModel.from_pretrained(..., is_trainable=True).",
-            en="The model has no trainable parameter. For LoRA: model = peft.get_peft_model(model, "
+            "The model has no trainable parameter. For LoRA: model = peft.get_peft_model(model, "
             "lora_config), or PeftModel.from_pretrained(..., is_trainable=True).",
         )
     if config.packing and config.packing_strategy == "wrapped":
         raise LessonError(
-            vi="packing_strategy='wrapped' cắt ngang các dòng và bỏ ranh giới giữa chúng, nên dòng sau đọc "
-            "được dòng trước. Hãy dùng packing_strategy='bfd'.",
-            en="packing_strategy='wrapped' cuts rows in two and drops the borders between them, so each "
-            "reads those before it. Use packing_strategy='bfd'.",
+            "packing_strategy='wrapped' cuts rows in two and drops the borders between them, so each reads "
+            "those before it. Use packing_strategy='bfd'.",
         )
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     # Packed rows are told apart by position ids that begin again at 0. BLOOM has none: its ALiBi bias follows
@@ -132,10 +115,9 @@ def check_model(model: Any, config: "SFTConfig") -> None:
     if config.packing and "position_ids" not in inspect.signature(inner.forward).parameters:
         name = type(inner).__name__
         raise LessonError(
-            vi=f"packing=True: {name} không nhận position_ids nên không phân biệt được các dòng ghép chung; "
-            "dòng sau sẽ đọc được dòng trước. Hãy đặt packing=False.",
-            en=f"packing=True: {name} takes no position_ids, so it cannot tell rows that are packed together "
+            "packing=True: {name} takes no position_ids, so it cannot tell rows that are packed together "
             "apart; each would read those before it. Set packing=False.",
+            name=name,
         )
 
 
@@ -154,16 +136,13 @@ def check_saving(config: "SFTConfig") -> None:
     evaluates = str(getattr(config.eval_strategy, "value", config.eval_strategy))
     if saves == "best" or ("no" not in (saves, evaluates) and saves != evaluates):
         raise LessonError(
-            vi=f"save_strategy={saves!r} đi với eval_strategy={evaluates!r}: bị ngắt rồi chạy tiếp sẽ ra kết "
-            "quả khác. Hãy đặt cả hai là 'steps' hoặc cả hai là 'epoch'.",
-            en=f"save_strategy={saves!r} with eval_strategy={evaluates!r}: a run that is interrupted would "
-            "not end the same. Set both to 'steps' or both to 'epoch'.",
+            "save_strategy={saves!r} with eval_strategy={evaluates!r}: a run that is interrupted would not "
+            "end the same. Set both to 'steps' or both to 'epoch'.",
+            saves=saves, evaluates=evaluates,
         )
     if config.save_only_model and saves != "no":
         raise LessonError(
-            vi="save_only_model=True: checkpoint thiếu trạng thái của optimizer nên không chạy tiếp được. "
-            "Hãy bỏ save_only_model đi.",
-            en="save_only_model=True: the checkpoints lack the optimiser's state, so the run cannot go on. "
+            "save_only_model=True: the checkpoints lack the optimiser's state, so the run cannot go on. "
             "Leave save_only_model out.",
         )
 
@@ -187,34 +166,30 @@ def check_rows(
     if missing or len(dataset) == 0:
         there = ", ".join(dataset.column_names)
         raise LessonError(
-            vi=f"{name} cần các cột input_ids và labels và ít nhất một dòng; hiện có {len(dataset)} dòng, "
-            f"các cột: {there}. Hãy dùng formatting.encode trước.",
-            en=f"{name} needs the columns input_ids and labels and at least one row; it has {len(dataset)} "
-            f"rows and the columns {there}. Use formatting.encode first.",
+            "{name} needs the columns input_ids and labels and at least one row; it has {count} rows and "
+            "the columns {there}. Use formatting.encode first.",
+            name=name, count=len(dataset), there=there,
         )
     ends = _ends(model, tokenizer)
     for number, (ids, labels) in enumerate(rows(dataset)):
         learnt = {label for label in labels[1:] if label != IGNORED}  # nothing predicts the first token
         if not learnt:
             raise LessonError(
-                vi=f"{name}, dòng {number}: mọi nhãn đều là -100, không có gì để học. Hãy xem dòng này bằng "
-                "formatting.token_table.",
-                en=f"{name}, row {number}: every label is -100, there is nothing to learn. Look at the row "
-                "with formatting.token_table.",
+                "{name}, row {number}: every label is -100, there is nothing to learn. Look at the row with "
+                "views.token_mask.",
+                name=name, number=number,
             )
         if not learnt & ends:
             raise LessonError(
-                vi=f"{name}, dòng {number}: không nhãn nào là token kết thúc (EOS, {sorted(ends)}), nên mô "
-                "hình sẽ không học cách dừng. Hãy dùng formatting.encode(..., eos=True).",
-                en=f"{name}, row {number}: no label is an end token (EOS, {sorted(ends)}), so the model "
-                "would never learn to stop. Use formatting.encode(..., eos=True).",
+                "{name}, row {number}: no label is an end token (EOS, {ends}), so the model would never "
+                "learn to stop. Use formatting.encode(..., eos=True).",
+                name=name, number=number, ends=sorted(ends),
             )
         if max_length is not None and len(ids) > max_length:
             raise LessonError(
-                vi=f"{name}, dòng {number}: {len(ids)} token, dài hơn max_length={max_length}; trl sẽ cắt "
-                "mất phần cuối. Hãy bỏ max_length khỏi sft_config: formatting.encode đã kiểm tra độ dài rồi.",
-                en=f"{name}, row {number}: {len(ids)} tokens, more than max_length={max_length}; trl would "
-                "cut the end off. Leave max_length out of sft_config: formatting.encode has seen to it.",
+                "{name}, row {number}: {count} tokens, more than max_length={max_length}; trl would cut the "
+                "end off. Leave max_length out of sft_config: formatting.encode has seen to it.",
+                name=name, number=number, count=len(ids), max_length=max_length,
             )
 
 
@@ -235,12 +210,10 @@ def check_unsloth_length(name: str, dataset: "Dataset", model: Any) -> None:
     for number, (ids, _) in enumerate(rows(dataset)):
         if len(ids) > longest:
             raise LessonError(
-                vi=f"{name}, dòng {number}: {len(ids)} token, nhưng mô hình được nạp cho {longest}; trên "
-                "GPU, Unsloth sẽ lặng lẽ cắt phần cuối. Hãy nạp lại bằng models.load(..., "
-                "max_seq_length=...), hoặc đặt max_length nhỏ hơn khi mã hóa (chat.encode).",
-                en=f"{name}, row {number}: {len(ids)} tokens, but the model was loaded for {longest}; on a "
-                "GPU Unsloth would cut the end off without a word. Load it again with models.load(..., "
-                "max_seq_length=...), or encode (chat.encode) with a smaller max_length.",
+                "{name}, row {number}: {count} tokens, but the model was loaded for {longest}; on a GPU "
+                "Unsloth would cut the end off without a word. Load it again with models.load(..., "
+                "max_seq_length=...), or encode (formatting.encode_chats) with a smaller max_length.",
+                name=name, number=number, count=len(ids), longest=longest,
             )
 
 
@@ -249,8 +222,5 @@ def _ends(model: Any, tokenizer: "PreTrainedTokenizerBase") -> set[int]:
     return {tokenizer.eos_token_id, *([stops] if isinstance(stops, int) else stops)} - {None}
 
 
-def _outdated(name: str, vi: str, en: str) -> NoReturn:
-    raise LessonError(
-        vi=f"{name} không còn trong phiên bản này. Hãy dùng {vi}.",
-        en=f"{name} is gone in this version. Use {en}.",
-    )
+def _outdated(name: str, instead: str | Translated) -> NoReturn:
+    raise LessonError("{name} is gone in this version. Use {instead}.", name=name, instead=instead)

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lessonlib.runtime._detect import Runtime, Secret, secret
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, tr
 from lessonlib.training._wandb_log import logged
 
 if TYPE_CHECKING:
     import pandas as pd
 
-KEYS_PAGE = "https://forge.coreweave.com/wandb/authorize"  # where wandb 0.31 sends its users
-WAIT = 20  # seconds for W&B's server to answer, then the run stays offline
+_KEYS_PAGE = "https://forge.coreweave.com/wandb/authorize"  # where wandb 0.31 sends its users
+_WAIT = 20  # seconds for W&B's server to answer, then the run stays offline
 # transformers' names for what it sends, and those of training.history
-COLUMNS = {
+_COLUMNS = {
     "train/global_step": "step",
     "train/epoch": "epoch",
     "train/loss": "loss",
@@ -57,21 +57,21 @@ def start(runtime: Runtime, *, project: str, name: str) -> dict[str, str]:
     finish()  # wandb reads its environment once in a session
     mode, key, why = _mode()
     if mode == "disabled":
-        print(text(vi="W&B: đã tắt (WANDB_MODE=disabled).", en="W&B: off (WANDB_MODE=disabled)."))
+        print(tr("W&B: off (WANDB_MODE=disabled)."))
         return {"report_to": "none", "run_name": name}
     if mode == "online":
         try:
             run = _init(runtime, project, name, key)
         except TimeoutError:
             mode = "offline"
-            why = text(vi="không kết nối được với W&B", en="W&B cannot be reached")
+            why = tr("W&B cannot be reached")
         else:
-            print(text(vi=f"W&B: online, xem tại {run.url}", en=f"W&B: online, see {run.url}"))
+            print(tr("W&B: online, see {url}", url=run.url))
     if mode == "offline":
         _init(runtime, project, name, None)
         folder = runtime.work / "wandb"
         shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-        print(text(vi=f"W&B: offline ({why}), ghi vào {shown}", en=f"W&B: offline ({why}), kept in {shown}"))
+        print(tr("W&B: offline ({why}), kept in {shown}", why=why, shown=shown))
     return {"report_to": "wandb", "run_name": name}
 
 
@@ -93,10 +93,9 @@ def finish() -> Path | None:
         wandb.teardown()
     except SystemExit as problem:
         raise LessonError(
-            vi=f"Tiến trình của W&B dừng với mã lỗi {problem.code}. Phần đã ghi còn trong {folder}; kết quả "
-            "huấn luyện không bị ảnh hưởng.",
-            en=f"W&B's process ended with error {problem.code}. What it had written is in {folder}; the "
-            "training itself is not touched by this.",
+            "W&B's process ended with error {code}. What it had written is in {folder}; the training itself "
+            "is not touched by this.",
+            code=problem.code, folder=folder,
         ) from problem
     return folder
 
@@ -123,21 +122,20 @@ def offline_history(folder: str | os.PathLike) -> "pd.DataFrame":
     files = [place] if place.is_file() else runs
     if not files:
         raise LessonError(
-            vi=f"Không thấy lần chạy W&B nào trong {place}. Hãy gọi tracking.start trước khi huấn luyện và "
-            "tracking.finish() sau đó.",
-            en=f"There is no W&B run in {place}. Call tracking.start before training and tracking.finish() "
-            "after it.",
+            "There is no W&B run in {place}. Call training.start_tracking before training and "
+            "training.finish_tracking() after it.",
+            place=place,
         )
     found: dict[int, dict[str, float]] = {}
     for file in reversed(files):
         for call in logged(file):
-            values = {COLUMNS[key]: float(value) for key, value in call.items() if key in COLUMNS}
+            values = {_COLUMNS[key]: float(value) for key, value in call.items() if key in _COLUMNS}
             if {"loss", "eval_loss"} & values.keys():
                 found.setdefault(int(values["step"]), {}).update(values)
         if found:
             break
-    frame = pd.DataFrame([found[step] for step in sorted(found)], columns=list(COLUMNS.values()))
-    return frame.astype(dict.fromkeys(COLUMNS.values(), "float64") | {"step": "int64"})
+    frame = pd.DataFrame([found[step] for step in sorted(found)], columns=list(_COLUMNS.values()))
+    return frame.astype(dict.fromkeys(_COLUMNS.values(), "float64") | {"step": "int64"})
 
 
 def _age(file: Path) -> tuple[str, int]:
@@ -154,7 +152,7 @@ def _mode() -> tuple[str, Secret | None, str]:
     try:
         return "online", secret("WANDB_API_KEY"), ""
     except LessonError:
-        return "offline", None, text(vi="chưa có WANDB_API_KEY", en="no WANDB_API_KEY")
+        return "offline", None, tr("no WANDB_API_KEY")
 
 
 def _init(runtime: Runtime, project: str, name: str, key: Secret | None) -> Any:
@@ -167,11 +165,10 @@ def _init(runtime: Runtime, project: str, name: str, key: Secret | None) -> Any:
             from wandb.errors import AuthenticationError, CommError, UsageError
         except ImportError as problem:
             raise LessonError(
-                vi="Chưa cài wandb. Chạy: pip install wandb, hoặc bỏ report_to='wandb' đi.",
-                en="wandb is not installed. Run: pip install wandb, or leave report_to='wandb' out.",
+                "wandb is not installed. Run: pip install wandb, or leave report_to='wandb' out.",
             ) from problem
         settings = wandb.Settings(
-            mode="online" if key else "offline", api_key=str(key) if key else None, init_timeout=WAIT,
+            mode="online" if key else "offline", api_key=str(key) if key else None, init_timeout=_WAIT,
             root_dir=str(runtime.work), use_dot_wandb=False, silent=True, quiet=True, console="off",
             disable_git=True, disable_code=True, save_code=False, disable_job_creation=True,
             x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True, x_save_requirements=False,
@@ -182,24 +179,22 @@ def _init(runtime: Runtime, project: str, name: str, key: Secret | None) -> Any:
             return wandb.init(project=project, name=name, settings=settings)
         except AuthenticationError as problem:
             raise LessonError(
-                vi=f"WANDB_API_KEY không đúng dạng ({problem}). Mở {KEYS_PAGE}, chép lại toàn bộ khóa rồi "
-                "đặt vào secret WANDB_API_KEY; hoặc xóa secret đó để chạy offline.",
-                en=f"WANDB_API_KEY has the wrong form ({problem}). Visit {KEYS_PAGE}, copy the whole key and "
+                "WANDB_API_KEY has the wrong form ({problem}). Visit {keys_page}, copy the whole key and "
                 "put it into the secret WANDB_API_KEY; or delete that secret to run offline.",
+                problem=problem, keys_page=_KEYS_PAGE,
             ) from None
         except CommError as problem:
             if "timed out" in str(problem).lower():
                 raise TimeoutError from problem
             raise LessonError(
-                vi=f"W&B từ chối WANDB_API_KEY ({problem}). Mở {KEYS_PAGE}, tạo khóa mới rồi đặt vào secret "
-                "WANDB_API_KEY; hoặc xóa secret đó để chạy offline.",
-                en=f"W&B refuses WANDB_API_KEY ({problem}). Visit {KEYS_PAGE}, create a new key and put it "
-                "into the secret WANDB_API_KEY; or delete that secret to run offline.",
+                "W&B refuses WANDB_API_KEY ({problem}). Visit {keys_page}, create a new key and put it into "
+                "the secret WANDB_API_KEY; or delete that secret to run offline.",
+                problem=problem, keys_page=_KEYS_PAGE,
             ) from None
         except UsageError as problem:
             raise LessonError(
-                vi=f"W&B không nhận project={project!r}, name={name!r}: {problem}",
-                en=f"W&B does not take project={project!r}, name={name!r}: {problem}",
+                "W&B does not take project={project!r}, name={name!r}: {problem}",
+                project=project, name=name, problem=problem,
             ) from problem
 
 

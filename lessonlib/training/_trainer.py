@@ -3,7 +3,7 @@ which can be stopped at any moment and goes on where it was.
 
 It takes rows that are already encoded (`lessonlib.formatting.encode`) and hands back trl's own objects. What
 happens in one optimisation step is transformers' and trl's business; what is refused beforehand is in
-`lessonlib.preflight`, how checkpoints are told apart in `lessonlib.checkpoints`.
+`_preflight`, how checkpoints are told apart in `_checkpoints`.
 """
 
 import copy
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lessonlib.runtime._detect import Runtime, headless
-from lessonlib.runtime._language import text
+from lessonlib.runtime._language import tr
 from lessonlib.training._checkpoints import (
     claim,
     fingerprint,
@@ -39,9 +39,8 @@ if TYPE_CHECKING:
     from transformers.trainer_utils import TrainOutput
     from trl import SFTConfig, SFTTrainer
 
-__all__ = ["fit", "history", "newest_checkpoint", "sft_config", "trainer"]
 
-SEED = 42
+_SEED = 42
 
 
 def sft_config(runtime: Runtime, output_dir: str | Path, **overrides: Any) -> "SFTConfig":
@@ -77,8 +76,8 @@ def sft_config(runtime: Runtime, output_dir: str | Path, **overrides: Any) -> "S
         "dataloader_pin_memory": on_gpu,
         "gradient_checkpointing": on_gpu,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
-        "seed": SEED,
-        "data_seed": overrides.get("seed", SEED),
+        "seed": _SEED,
+        "data_seed": overrides.get("seed", _SEED),
         "save_strategy": "steps",
         "save_steps": 50,
         "save_total_limit": 2,
@@ -196,13 +195,13 @@ def fit(trainer: "SFTTrainer") -> "TrainOutput":
         state = TrainerState.load_from_json(str(newest / "trainer_state.json"))
         step, total = state.global_step, state.max_steps
         if step < total:
-            print(text(vi=f"Chạy tiếp từ bước {step}/{total}.", en=f"Going on from step {step} of {total}."))
+            print(tr("Going on from step {step} of {total}.", step=step, total=total))
             trainer._total_train_tokens = _last(state.log_history, "num_tokens")  # trl would count from 0
             metrics = trainer.train(resume_from_checkpoint=str(newest)).metrics
             # All samples of the run over the time of this call would be no speed.
             metrics = {name: value for name, value in metrics.items() if "_per_second" not in name}
         else:
-            print(text(vi=f"Đã huấn luyện xong ({step} bước).", en=f"Finished earlier ({step} steps)."))
+            print(tr("Finished earlier ({step} steps).", step=step))
             trainer._load_from_checkpoint(str(newest))
             trainer.state, metrics = state, {}
             if trainer.args.load_best_model_at_end and state.best_model_checkpoint:

@@ -14,9 +14,9 @@ from typing import Any
 
 from lessonlib.runtime._language import LessonError
 
-HEADER = b":W&B" + struct.pack("<HB", 0xBEE1, 0)  # name, magic number, version
-BLOCK, PIECE = 32768, struct.Struct("<IHB")  # of each piece: checksum, length, kind
-WHOLE, FIRST, LAST = 1, 2, 4
+_HEADER = b":W&B" + struct.pack("<HB", 0xBEE1, 0)  # name, magic number, version
+_BLOCK, _PIECE = 32768, struct.Struct("<IHB")  # of each piece: checksum, length, kind
+_WHOLE, _FIRST, _LAST = 1, 2, 4
 
 
 def logged(file: Path) -> Iterator[dict[str, Any]]:
@@ -43,25 +43,23 @@ def logged(file: Path) -> Iterator[dict[str, Any]]:
 def _records(file: Path) -> Iterator[bytes]:
     """Puts the pieces of each record together."""
     data = file.read_bytes()
-    if data[: len(HEADER)] != HEADER:
-        raise LessonError(
-            vi=f"{file} không phải là tệp lần chạy của W&B.", en=f"{file} is no run file of W&B's."
-        )
-    place, record = len(HEADER), b""
-    while place + PIECE.size <= len(data):
-        if BLOCK - place % BLOCK < PIECE.size:  # too little is left of the block for another piece
-            place += BLOCK - place % BLOCK
+    if data[: len(_HEADER)] != _HEADER:
+        raise LessonError("{file} is no run file of W&B's.", file=file)
+    place, record = len(_HEADER), b""
+    while place + _PIECE.size <= len(data):
+        if _BLOCK - place % _BLOCK < _PIECE.size:  # too little is left of the block for another piece
+            place += _BLOCK - place % _BLOCK
             continue
-        checksum, length, kind = PIECE.unpack_from(data, place)
-        start, place = place + PIECE.size, place + PIECE.size + length
+        checksum, length, kind = _PIECE.unpack_from(data, place)
+        start, place = place + _PIECE.size, place + _PIECE.size + length
         if place > len(data):  # the run was killed while it wrote this
             return
         piece = data[start:place]
         if zlib.crc32(bytes([kind]) + piece) != checksum:
             raise LessonError(
-                vi=f"{file} bị hỏng ở byte {start}. Hãy huấn luyện lại với một tracking.start mới.",
-                en=f"{file} is damaged at byte {start}. Train again with a new tracking.start.",
+                "{file} is damaged at byte {start}. Train again with a new training.start_tracking.",
+                file=file, start=start,
             )
-        record = piece if kind in (WHOLE, FIRST) else record + piece
-        if kind in (WHOLE, LAST):
+        record = piece if kind in (_WHOLE, _FIRST) else record + piece
+        if kind in (_WHOLE, _LAST):
             yield record

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, tr
 from lessonlib.views._charts import shown
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-NO_CALL, UNREADABLE, OTHER = "no call", "unreadable", "other"
+_NO_CALL, _UNREADABLE, _OTHER = "no call", "unreadable", "other"
 _CELL = 0.42  # inches
 
 
@@ -28,7 +28,7 @@ def confusion(report: "pd.DataFrame") -> "Figure":
     here.
 
     Args:
-        report: from `tools.scoring.report`.
+        report: from `tools.report`.
 
     Returns:
         A Figure: counts in the cells, empty for 0, the darker the greater the share of its row, the diagonal
@@ -42,8 +42,8 @@ def confusion(report: "pd.DataFrame") -> "Figure":
     from matplotlib.patches import Rectangle
 
     counts = _counts(report)
-    rows = [*sorted({row for row, _ in counts} - {NO_CALL}), NO_CALL]
-    columns = rows + [name for name in (UNREADABLE, OTHER) if any(column == name for _, column in counts)]
+    rows = [*sorted({row for row, _ in counts} - {_NO_CALL}), _NO_CALL]
+    columns = rows + [name for name in (_UNREADABLE, _OTHER) if any(column == name for _, column in counts)]
     label = max(map(len, columns)) * 0.085  # inches
     figure = Figure(
         figsize=(len(columns) * _CELL + label + 1.1, len(rows) * _CELL + label * 0.75 + 0.9),
@@ -70,8 +70,8 @@ def confusion(report: "pd.DataFrame") -> "Figure":
     axes.grid(which="minor", color="lightgrey", linewidth=0.6)
     axes.tick_params(which="minor", length=0)
     axes.set_axisbelow(False)
-    axes.set_ylabel(text(vi="công cụ cần gọi (số lần)", en="tool that was wanted (times)"))
-    axes.set_xlabel(text(vi="công cụ được gọi", en="tool that was called"))
+    axes.set_ylabel(tr("tool that was wanted (times)"))
+    axes.set_xlabel(tr("tool that was called"))
     return shown(figure)
 
 
@@ -79,20 +79,19 @@ def _counts(report: "pd.DataFrame") -> "Counter[tuple[str, str]]":
     """(wanted, called) -> how often."""
     if not {"expected", "got", "error"} <= set(report) or not len(report):
         raise LessonError(
-            vi=f"Không có gì để vẽ: cần bảng của tools.report, đang có {len(report)} dòng với các cột "
-            f"{list(report)}.",
-            en=f"There is nothing to draw: it takes a table of tools.report, this has {len(report)} rows and "
-            f"the columns {list(report)}.",
+            "There is nothing to draw: it takes a table of tools.report, this has {count} rows and the "
+            "columns {report}.",
+            count=len(report), report=list(report),
         )
     wanted = {call["name"] for calls in report["expected"] for call in calls}
     counts: Counter[tuple[str, str]] = Counter()
     for expected, got, error in zip(report["expected"], report["got"], report["error"], strict=True):
         rows = [call["name"] for call in expected]
-        if error == UNREADABLE:
-            counts.update((row, UNREADABLE) for row in rows or [NO_CALL])
+        if error == _UNREADABLE:
+            counts.update((row, _UNREADABLE) for row in rows or [_NO_CALL])
         else:
-            columns = [call["name"] if call["name"] in wanted else OTHER for call in got]
-            counts.update(_pairs(rows, columns) or [(NO_CALL, NO_CALL)])
+            columns = [call["name"] if call["name"] in wanted else _OTHER for call in got]
+            counts.update(_pairs(rows, columns) or [(_NO_CALL, _NO_CALL)])
     return counts
 
 
@@ -100,14 +99,14 @@ def _pairs(rows: Sequence[str], columns: Sequence[str]) -> list[tuple[str, str]]
     """Equal names first, then the rest in order; what is left over is beside "no call"."""
     equal = Counter(rows) & Counter(columns)
     wanted, called = (list((Counter(names) - equal).elements()) for names in (rows, columns))
-    rest = list(zip_longest(wanted, called, fillvalue=NO_CALL))
+    rest = list(zip_longest(wanted, called, fillvalue=_NO_CALL))
     return [(name, name) for name in equal.elements()] + rest
 
 
 def _names(keys: Iterable[str]) -> list[str]:
     said = {
-        NO_CALL: text(vi="không gọi", en="no call"),
-        UNREADABLE: text(vi="không đọc được", en="unreadable"),
-        OTHER: text(vi="tên khác", en="another name"),
+        _NO_CALL: tr("no call"),
+        _UNREADABLE: tr("unreadable"),
+        _OTHER: tr("another name"),
     }
     return [said.get(key, key) for key in keys]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lessonlib.models._quantisation import BLOCK, levels, relative_error, round_trip
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, tr
 from lessonlib.training._memory import RESERVE_GIB, fits
 
 if TYPE_CHECKING:
@@ -60,16 +60,13 @@ def loss_curve(
         known = [(column, style, values) for column, style, values in known if len(values)]
         if "step" not in history or not known:
             raise LessonError(
-                vi=f"Lượt chạy {name!r} không có gì để vẽ: cần cột step và loss hoặc eval_loss, đang có "
-                f"{list(history.columns)} với {len(history)} dòng. Hãy truyền training.history(trainer) sau "
-                "khi huấn luyện.",
-                en=f"The run {name!r} has nothing to draw: it needs step and loss or eval_loss, and has "
-                f"{list(history.columns)} in {len(history)} rows. Pass training.history(trainer) after "
-                "training.",
+                "The run {name!r} has nothing to draw: it needs step and loss or eval_loss, and has "
+                "{columns} in {count} rows. Pass training.history(trainer) after training.",
+                name=name, columns=list(history.columns), count=len(history),
             )
         for column, style, values in known:
             held_out = column == "eval_loss"
-            part = "held-out" if held_out else text(vi="huấn luyện", en="training")
+            part = "held-out" if held_out else tr("training")
             points = values[column].astype(float).round(3)
             # The few held-out points go on top, large and hollow: the many training points would hide them.
             axes.plot(
@@ -80,8 +77,7 @@ def loss_curve(
             drawn += 1
     if not drawn:
         raise LessonError(
-            vi="Chưa có lượt chạy nào để vẽ. Hãy truyền {'tên': training.history(trainer)}.",
-            en="There is no run to draw. Pass {'name': training.history(trainer)}.",
+            "There is no run to draw. Pass {example}.", example="{'name': training.history(trainer)}"
         )
     for name, level in (reference or {}).items():
         axes.axhline(round(level, 3), color="grey", linestyle=":")
@@ -92,8 +88,8 @@ def loss_curve(
             ha="right",
             va="bottom",
         )
-    axes.set_xlabel(text(vi="bước (step)", en="step"))
-    axes.set_ylabel(text(vi="loss (nat mỗi token)", en="loss (nats per token)"))
+    axes.set_xlabel(tr("step"))
+    axes.set_ylabel(tr("loss (nats per token)"))
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()
@@ -104,9 +100,9 @@ def memory_bars(plans: "Mapping[str, pd.DataFrame]", *, card: float | None = 14.
     """Draw memory plans as bars on one scale, each part a piece of its bar, beside what the card has.
 
     Args:
-        plans: a name for each plan, and the plan, from `memory.plan`.
+        plans: a name for each plan, and the plan, from `training.memory_plan`.
         card: the card's memory in GiB, drawn as a line, with a dashed one where its reserve begins (as in
-            `memory.fits`; bars that end before it get a tick, others a cross); None for no lines. A T4 in
+            `memory_verdict`; bars that end before it get a tick, others a cross); None for no lines. A T4 in
             Colab has 14.7.
 
     Returns:
@@ -139,16 +135,14 @@ def memory_bars(plans: "Mapping[str, pd.DataFrame]", *, card: float | None = 14.
             fontweight="bold", annotation_clip=False,
         )
     if card is not None:
-        line = text(vi=f"card: {card:g} GiB", en=f"card: {card:g} GiB")
+        line = tr("card: {card:g} GiB", card=card)
         rest = f"{card - RESERVE_GIB:g}"
-        reserve = text(
-            vi=f"trừ {RESERVE_GIB:g} GiB dự phòng: {rest}", en=f"less {RESERVE_GIB:g} GiB in reserve: {rest}"
-        )
+        reserve = tr("less {reserve_gib:g} GiB in reserve: {rest}", reserve_gib=RESERVE_GIB, rest=rest)
         axes.axvline(card, color="black", linewidth=2, label=line)
         axes.axvline(card - RESERVE_GIB, color="black", linestyle="--", linewidth=1.2, label=reserve)
     axes.invert_yaxis()
     axes.set_xlim(0, edge * 1.03)
-    axes.set_xlabel(text(vi="bộ nhớ GPU (GiB)", en="GPU memory (GiB)"))
+    axes.set_xlabel(tr("GPU memory (GiB)"))
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     figure.legend(loc="outside lower center", ncols=5, fontsize="small", frameon=False, handlelength=2.5)
@@ -171,7 +165,7 @@ def quantisation(weight: "Tensor", *, blocksize: int = BLOCK) -> "Figure":
         ten-thousandth of the largest first, so that the picture is the same on every machine.
 
     Raises:
-        LessonError: for what `quantisation.quantisation_error` refuses, and a weight smaller than a block.
+        LessonError: for what `models.quantisation_error` refuses, and a weight smaller than a block.
     """
     from matplotlib.figure import Figure
 
@@ -179,10 +173,9 @@ def quantisation(weight: "Tensor", *, blocksize: int = BLOCK) -> "Figure":
     blocks = values.numel() // blocksize  # a last block that is not full is left out
     if not blocks:
         raise LessonError(
-            vi=f"Trọng số này có {values.numel()} số, chưa đủ một khối {blocksize}. Hãy chọn một ma trận "
-            "lớn hơn, hoặc blocksize nhỏ hơn.",
-            en=f"This weight has {values.numel()} numbers, less than one block of {blocksize}. Choose a "
-            "larger matrix, or a smaller blocksize.",
+            "This weight has {values} numbers, less than one block of {blocksize}. Choose a larger matrix, "
+            "or a smaller blocksize.",
+            values=values.numel(), blocksize=blocksize,
         )
     before = values.flatten()[: blocks * blocksize].reshape(blocks, blocksize)
     after = back.flatten()[: blocks * blocksize].reshape(blocks, blocksize)
@@ -194,17 +187,15 @@ def quantisation(weight: "Tensor", *, blocksize: int = BLOCK) -> "Figure":
     left, right = figure.subplots(1, 2)
     left.hist(
         scaled.flatten().numpy().round(4), bins=81, range=(-1.0125, 1.0125), color="#56B4E9",
-        edgecolor="white", linewidth=0.3, label=text(vi="trước: mọi trọng số", en="before: all weights"),
+        edgecolor="white", linewidth=0.3, label=tr("before: all weights"),
     )
     for number, level in enumerate(levels()):
         left.axvline(
             level, color="#D55E00", linewidth=1, linestyle="--",
-            label=None if number else text(vi="sau: 16 mức của nf4", en="after: the 16 levels of nf4"),
+            label=None if number else tr("after: the 16 levels of nf4"),
         )
-    left.set_xlabel(
-        text(vi="trọng số / số lớn nhất của khối (absmax)", en="weight / largest of its block (absmax)")
-    )
-    left.set_ylabel(text(vi="số trọng số", en="number of weights"))
+    left.set_xlabel(tr("weight / largest of its block (absmax)"))
+    left.set_ylabel(tr("number of weights"))
     left.set_xticks([-1, -0.5, 0, 0.5, 1])
     left.set_ylim(top=left.get_ylim()[1] * 1.25)  # room for the legend
     left.legend(loc="upper center", ncols=2, fontsize="small")
@@ -216,50 +207,44 @@ def quantisation(weight: "Tensor", *, blocksize: int = BLOCK) -> "Figure":
     )
     right.set_xlim(left=0)
     right.set_ylim(bottom=0)
-    right.set_xlabel(text(vi="absmax của khối", en="absmax of the block"))
-    right.set_ylabel(text(vi="sai số trung bình |trước − sau|", en="mean error |before − after|"))
+    right.set_xlabel(tr("absmax of the block"))
+    right.set_ylabel(tr("mean error |before − after|"))
     right.ticklabel_format(style="sci", scilimits=(-2, 3), axis="both")
     right.grid(alpha=0.3)
-    points = text(vi=f"mỗi điểm: khối {blocksize} trọng số", en=f"each point: a block of {blocksize} weights")
+    points = tr("each point: a block of {blocksize} weights", blocksize=blocksize)
     right.set_title(points, fontsize="medium")
     relative = relative_error(values, back)
-    left.set_title(
-        text(vi=f"sai số tương đối {relative:.1%}", en=f"relative error {relative:.1%}"), fontsize="medium"
-    )
+    left.set_title(tr("relative error {relative:.1%}", relative=relative), fontsize="medium")
     return shown(figure)
 
 
 def _part_name(part: str) -> str:
     names = {
-        "weights": ("trọng số", "weights"),
-        "constants": ("hằng số lượng tử hóa", "quantisation constants"),
-        "adapters": ("adapter", "adapters"),
-        "gradients": ("gradient", "gradients"),
-        "optimiser": ("bộ tối ưu", "optimiser"),
-        "activations": ("activation", "activations"),
-        "logits": ("logits", "logits"),
+        "weights": tr("weights"),
+        "constants": tr("quantisation constants"),
+        "adapters": tr("adapters"),
+        "gradients": tr("gradients"),
+        "optimiser": tr("optimiser"),
+        "activations": tr("activations"),
+        "logits": tr("logits"),
     }
-    vi, en = names[part]
-    return text(vi=vi, en=en)
+    return names[part]
 
 
 def _check_plans(plans: "Mapping[str, pd.DataFrame]", card: float | None) -> None:
     if not plans:
         raise LessonError(
-            vi="Chưa có kế hoạch bộ nhớ nào để vẽ. Hãy truyền {'tên': memory.plan(...)}.",
-            en="There is no memory plan to draw. Pass {'name': memory.plan(...)}.",
+            "There is no memory plan to draw. Pass {example}.", example="{'name': training.memory_plan(...)}"
         )
     for name, plan in plans.items():
         if not {"part", "gib"} <= set(plan) or "total" not in set(plan["part"]):
             raise LessonError(
-                vi=f"{name!r} không phải bảng của memory.plan: cần cột part, gib và dòng total.",
-                en=f"{name!r} is no table of memory.plan: it needs columns part and gib, and a row total.",
+                "{name!r} is no table of training.memory_plan: it needs columns part and gib, and a row "
+                "total.",
+                name=name,
             )
     if card is not None and not card > 0:
-        raise LessonError(
-            vi=f"card={card!r} phải lớn hơn 0 (GiB), hoặc None nếu không vẽ card.",
-            en=f"card={card!r} has to be above 0 (GiB), or None to draw no card.",
-        )
+        raise LessonError("card={card!r} has to be above 0 (GiB), or None to draw no card.", card=card)
 
 
 def _rounded(values: "Tensor") -> Any:

@@ -14,7 +14,7 @@ def live_loss(name: str = "loss") -> "TrainerCallback":
     """A callback that draws training and held-out loss in the cell's output, anew at each log.
 
     Give it to `training.trainer(..., callbacks=[live_loss()])`. In a headless run it draws nothing: there the
-    curve is drawn once, at the end, by `charts.loss_curve(training.history(trainer))`.
+    curve is drawn once, at the end, by `views.loss_curve(training.history(trainer))`.
 
     Args:
         name: the run's name in the legend.

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, tr
 from lessonlib.views._views import Page
 
 if TYPE_CHECKING:
     from lessonlib.tools._execution import Functions
     from lessonlib.tools._loop import Conversation, Step
 
-LONGEST = 4000  # characters of one entry that are shown
+_LONGEST = 4000  # characters of one entry that are shown
 _GREEN, _RED, _GREY, _BLUE = "46,160,67", "218,54,51", "128,128,128", "56,139,253"
 _TINTS = {
     "question": _BLUE,
@@ -91,10 +91,7 @@ def panel(
         from lessonlib.tools import converse
 
         if not question.strip():
-            raise LessonError(
-                vi="Câu hỏi còn trống. Hãy viết điều bạn muốn hỏi rồi bấm Hỏi.",
-                en="The question is empty. Write what you want to know, then press Ask.",
-            )
+            raise LessonError("The question is empty. Write what you want to know, then press Ask.")
         return show(
             converse(
                 generate,
@@ -116,11 +113,7 @@ def panel(
         else:
             return _box(ipywidgets, answer, asked[0] if asked else "")
     if not asked:
-        said = text(
-            vi="Ở đây không hiện được ô hỏi đáp. Hãy truyền questions=[...] để xem từng bước dưới dạng văn "
-            "bản.",
-            en="The panel cannot be shown here. Pass questions=[...] to see each step as text.",
-        )
+        said = tr("The panel cannot be shown here. Pass questions=[...] to see each step as text.")
         return Page(said, f"<p>{html.escape(said)}</p>")
     pages = [answer(question) for question in asked]
     return Page("\n\n".join(map(str, pages)), "".join(page.html for page in pages))
@@ -175,14 +168,14 @@ def _of_step(step: "Step") -> Iterator[_Entry]:
     for problem in problems:
         yield _Entry("problem", problem)
     if parsed.calls and not problems:
-        yield _Entry("valid", text(vi="hợp lệ", en="valid"))
+        yield _Entry("valid", tr("valid"))
     for result in step.results:
         content = result["content"]
         failed = isinstance(content, dict) and set(content) == {"error"}
         said = f"{result['name']}: {content['error']}" if failed else _json(result)
         yield _Entry("error" if failed else "result", said)
     if not parsed.calls and not parsed.problems:
-        yield _Entry("answer", parsed.content.strip() or text(vi="(để trống)", en="(empty)"))
+        yield _Entry("answer", parsed.content.strip() or tr("(empty)"))
 
 
 def _json(value: Any) -> str:
@@ -190,41 +183,33 @@ def _json(value: Any) -> str:
 
 
 def _label(kind: str) -> str:
-    vi, en = {
-        "system": ("system", "system"),
-        "question": ("câu hỏi", "question"),
-        "thought": ("suy nghĩ", "thought"),
-        "written": ("đã viết", "written"),
-        "text": ("lời kèm theo", "text"),
-        "call": ("lời gọi", "call"),
-        "note": ("ghi chú", "note"),
-        "valid": ("kiểm tra", "validation"),
-        "problem": ("kiểm tra", "validation"),
-        "result": ("kết quả", "result"),
-        "error": ("lỗi", "error"),
-        "answer": ("trả lời", "answer"),
-        "stopped": ("dừng", "stopped"),
+    return {
+        "system": tr("system"),
+        "question": tr("question"),
+        "thought": tr("thought"),
+        "written": tr("written"),
+        "text": tr("text"),
+        "call": tr("call"),
+        "note": tr("note"),
+        "valid": tr("validation"),
+        "problem": tr("validation"),
+        "result": tr("result"),
+        "error": tr("error"),
+        "answer": tr("answer"),
+        "stopped": tr("stopped"),
     }[kind]
-    return text(vi=vi, en=en)
 
 
 def _why(reason: str) -> str:
     """Why there is no answer, and what can be done."""
     reasons = {
-        "empty": ("mô hình không viết gì thêm", "the model wrote nothing more"),
-        "max_turns": (
-            "hết số lượt cho phép; có thể tăng max_turns",
-            "no turns are left; max_turns may be raised",
-        ),
-        "repeated_call": (
-            "cùng một lời gọi lặp lại quá nhiều lần (max_repeats)",
-            "one and the same call came too often (max_repeats)",
-        ),
-        "too_many_calls": ("quá nhiều lời gọi trong một lượt", "too many calls in one turn"),
-        "unreadable": ("hai lần không đọc được lời gọi", "twice, no call could be read"),
+        "empty": tr("the model wrote nothing more"),
+        "max_turns": tr("no turns are left; max_turns may be raised"),
+        "repeated_call": tr("one and the same call came too often (max_repeats)"),
+        "too_many_calls": tr("too many calls in one turn"),
+        "unreadable": tr("twice, no call could be read"),
     }
-    vi, en = reasons.get(reason, (reason, reason))
-    return text(vi=vi, en=en)
+    return reasons.get(reason, reason)
 
 
 # ---------------------------------------------------------------- how it looks
@@ -250,7 +235,7 @@ def _row(kind: str, label: str, said: str) -> str:
 
 def _seen(said: str) -> str:
     """Cut to what can be looked at; whatever cannot be seen, or would turn the line round, is written out."""
-    cut = said if len(said) <= LONGEST else said[:LONGEST] + text(vi="… (đã cắt bớt)", en="… (cut)")
+    cut = said if len(said) <= _LONGEST else said[:_LONGEST] + tr("… (cut)")
     return "".join(letter if letter.isprintable() or letter == "\n" else _code(letter) for letter in cut)
 
 
@@ -267,16 +252,16 @@ def _box(widgets: Any, answer: Callable[[str], Page], question: str) -> Any:
     shown, status = widgets.HTML(), widgets.HTML()
     asked = widgets.Text(
         value=question,
-        description=text(vi="Câu hỏi", en="Question"),
+        description=tr("Question"),
         layout=widgets.Layout(width="95%"),
     )
-    ask = widgets.Button(description=text(vi="Hỏi", en="Ask"), button_style="primary")
-    clear = widgets.Button(description=text(vi="Xóa", en="Clear"))
+    ask = widgets.Button(description=tr("Ask"), button_style="primary")
+    clear = widgets.Button(description=tr("Clear"))
 
     def on_ask(_: Any) -> None:
         ask.disabled = clear.disabled = True  # one question at a time
         said = asked.value
-        status.value = text(vi="Mô hình đang trả lời…", en="The model is at work…")
+        status.value = tr("The model is at work…")
         try:
             page = answer(said)
         except Exception as error:  # a stack trace under a widget is lost or frightens; say it in the panel

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lessonlib.formatting._rows import IGNORED, byte_letters
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.formatting._rows import byte_letters
+from lessonlib.formatting._text_column import IGNORED
+from lessonlib.runtime._language import LessonError, tr
 
 _FOLD = 8  # a longer run of one and the same token is shown once, with its count
 
@@ -79,15 +80,15 @@ def token_mask(rows: Any, tokenizer: Any) -> Page:
         pieces = _pieces(row, tokenizer, number)
         for piece in pieces:
             states[piece.state] += piece.tokens * piece.repeats
-        head = text(vi=f"Mẫu {number}", en=f"Row {number}") if len(listed) > 1 else ""
+        head = tr("Row {number}", number=number) if len(listed) > 1 else ""
         blocks.append((f"<div><b>{head}</b></div>" if head else "") + "".join(map(_box, pieces)))
         lines.append((f"{head}: " if head else "") + "".join(map(_bracketed, pieces)))
 
     names = {
-        "loss": text(vi="tính loss", en="with loss"),
-        "no loss": text(vi="không tính loss", en="without loss"),
-        "padding": text(vi="đệm (padding)", en="padding"),
-        "padding with loss": text(vi="đệm mà vẫn tính loss (lỗi!)", en="padding with loss (a mistake!)"),
+        "loss": tr("with loss"),
+        "no loss": tr("without loss"),
+        "padding": tr("padding"),
+        "padding with loss": tr("padding with loss (a mistake!)"),
     }
     used = {state: count for state, count in states.items() if count}
     legend = " ".join(
@@ -95,12 +96,10 @@ def token_mask(rows: Any, tokenizer: Any) -> Page:
         for state, count in used.items()
     )
     plain_legend = ", ".join(f"{names[state]}: {count}" for state, count in used.items())
-    joined = text(
-        vi=f"ế{_INDEX}2</sub>: 2 token mới thành 1 chữ", en=f"ế{_INDEX}2</sub>: 1 letter made of 2 tokens"
-    )
+    joined = tr("ế{index}2</sub>: 1 letter made of 2 tokens", index=_INDEX)
     if _INDEX in "".join(blocks):
         legend += f' <span style="{_TOKEN}">{joined}</span>'
-    brackets = text(vi="[...] = tính loss", en="[...] = with loss")
+    brackets = tr("[...] = with loss")
     body = "".join(f'<div style="line-height:2.1;margin:.4em 0">{block}</div>' for block in blocks)
     return Page("\n".join([*lines, f"({plain_legend}; {brackets})"]), f"<div>{body}<div>{legend}</div></div>")
 
@@ -127,10 +126,9 @@ def _pieces(row: dict[str, list[int]], tokenizer: Any, number: int) -> list[_Pie
     if not ids or labels is None or len(ids) != len(labels):
         sizes = f"input_ids: {len(ids or [])}, labels: {len(labels or [])}"
         raise LessonError(
-            vi=f"Mẫu {number} không vẽ được ({sizes}). Mỗi mẫu cần input_ids và labels dài bằng nhau; hãy "
-            "dùng formatting.encode hoặc lấy một batch từ data collator.",
-            en=f"Row {number} cannot be drawn ({sizes}). Each row needs input_ids and labels of equal "
-            "length; use formatting.encode, or take a batch from the data collator.",
+            "Row {number} cannot be drawn ({sizes}). Each row needs input_ids and labels of equal length; "
+            "use formatting.encode, or take a batch from the data collator.",
+            number=number, sizes=sizes,
         )
     # Where EOS serves as pad token, the ids alone do not tell the two apart: then only a mask can.
     pads = {tokenizer.pad_token, "<pad>"} - {tokenizer.eos_token}
@@ -227,32 +225,31 @@ def before_after(
     Raises:
         LessonError: a list is not as long as the questions.
     """
-    columns = {**results, **({text(vi="đáp án", en="reference"): reference} if reference is not None else {})}
+    columns = {**results, **({tr("reference"): reference} if reference is not None else {})}
     for name, said in columns.items():
         if len(said) != len(questions):
             raise LessonError(
-                vi=f"{name!r} có {len(said)} câu trả lời cho {len(questions)} câu hỏi. Hãy truyền các danh "
-                "sách dài bằng nhau, cùng thứ tự.",
-                en=f"{name!r} has {len(said)} answers for {len(questions)} questions. Pass lists of equal "
-                "length, in the same order.",
+                "{name!r} has {count} answers for {count2} questions. Pass lists of equal length, in the "
+                "same order.",
+                name=name, count=len(said), count2=len(questions),
             )
     marks = {name: [""] * len(questions) for name in columns}
     totals: list[str] = []
     if reference is not None:
-        from lessonlib.evaluation._answers import exact_match
+        from lessonlib.evaluation._metrics import exact_match
 
         for name, said in results.items():
             right = exact_match(list(said), list(reference))
             marks[name] = ["✓ " if hit else "✗ " for hit in right]
             totals.append(f"{int(sum(right))}/{len(right)}")
-    empty = text(vi="(để trống)", en="(empty)")
-    head = [text(vi="câu hỏi", en="question"), *columns]
+    empty = tr("(empty)")
+    head = [tr("question"), *columns]
     body = [
         [question, *(marks[name][n] + (columns[name][n].strip() or empty) for name in columns)]
         for n, question in enumerate(questions)
     ]
     if totals:
-        body.append([text(vi="số câu đúng", en="right answers"), *totals, ""])
+        body.append([tr("right answers"), *totals, ""])
     return _table(head, body)
 
 
@@ -303,10 +300,9 @@ def ask(
 
     if "{question}" not in template:
         raise LessonError(
-            vi=f"template={template!r} thiếu chỗ cho câu hỏi. Hãy viết {{question}} vào đúng chỗ như lúc "
-            "huấn luyện.",
-            en=f"template={template!r} has no place for the question. Write {{question}} where it stood in "
+            "template={template!r} has no place for the question. Write {{question}} where it stood in "
             "training.",
+            template=template,
         )
 
     def answer(question: str, temperature: float, longest: int) -> str:
@@ -319,13 +315,9 @@ def ask(
             pass
         else:
             return _ask_box(ipywidgets, answer, questions[0] if questions else "", max_new_tokens)
-    head = [text(vi="câu hỏi", en="question"), text(vi="mô hình trả lời", en="the model's answer")]
+    head = [tr("question"), tr("the model's answer")]
     if not questions:
-        said = text(
-            vi="Ở đây không hiện được ô hỏi đáp. Hãy truyền questions=[...] để xem câu trả lời dưới dạng "
-            "bảng.",
-            en="The ask box cannot be shown here. Pass questions=[...] to see the answers as a table.",
-        )
+        said = tr("The ask box cannot be shown here. Pass questions=[...] to see the answers as a table.")
         return Page(said, f"<p>{html.escape(said)}</p>")
     return _table(head, [[question, answer(question, 0.0, max_new_tokens)] for question in questions])
 
@@ -356,19 +348,19 @@ def _answer(model: Any, tokenizer: Any, prompt: str, temperature: float, longest
 def _ask_box(widgets: Any, answer: Any, question: str, longest: int) -> Any:
     """The widgets: a question, a button, two sliders, and the answer or the error below."""
     wide = widgets.Layout(width="95%")
-    asked = widgets.Text(value=question, description=text(vi="Câu hỏi", en="Question"), layout=wide)
+    asked = widgets.Text(value=question, description=tr("Question"), layout=wide)
     tokens = widgets.IntSlider(value=longest, min=1, max=max(256, longest), description="max_new_tokens")
     heat = widgets.FloatSlider(value=0.0, min=0.0, max=1.5, step=0.1, description="temperature")
     for slider in (tokens, heat):
         slider.style.description_width = "initial"
-    button = widgets.Button(description=text(vi="Hỏi", en="Ask"), button_style="primary")
+    button = widgets.Button(description=tr("Ask"), button_style="primary")
     shown = widgets.HTML()
 
     def on_click(_: Any) -> None:
         button.disabled = True  # one question at a time
-        shown.value = text(vi="Đang sinh câu trả lời…", en="Generating…")
+        shown.value = tr("Generating…")
         try:
-            said = answer(asked.value, heat.value, tokens.value) or text(vi="(để trống)", en="(empty)")
+            said = answer(asked.value, heat.value, tokens.value) or tr("(empty)")
             shown.value = f"<div>{html.escape(said)}</div>"
         except Exception as error:  # a stack trace under a widget is lost or frightens; say it in the box
             said = str(error) if isinstance(error, LessonError) else f"{type(error).__name__}: {error}"

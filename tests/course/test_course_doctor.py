@@ -65,7 +65,7 @@ def test_outside_a_clone_the_installed_package_is_examined(tmp_path, monkeypatch
     from lessonlib_course import repository
 
     def no_clone(start=None):
-        raise LessonError(vi="không", en="none")
+        raise LessonError("none")
 
     monkeypatch.setattr(repository, "find_root", no_clone)
     assert cli.main(["course", "doctor"]) in (0, 1)

@@ -7,6 +7,7 @@ import torch
 
 from lessonlib.export import _gguf_parity as gguf_parity
 from lessonlib.export._gguf_parity import Row, Verified
+from lessonlib.export._gguf_parity._texts import strings
 from lessonlib.runtime import _language as language
 from lessonlib.runtime._paths import dataset_dir, twin_dir
 from lessonlib_course import cli, export_cli
@@ -17,7 +18,7 @@ GOOD = Row("merged", 1.0, kl=0.0, kl_base=1.0)
 @pytest.fixture
 def few(monkeypatch):
     """The command on few texts; it takes 10,000 by itself (see test_ten_thousand_texts)."""
-    monkeypatch.setattr(gguf_parity, "strings", lambda: gguf_parity.texts.strings(60))
+    monkeypatch.setattr(gguf_parity, "strings", lambda: strings(60))
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
 """Holds every place that names a version to the others, and to what the code imports."""
 
 import ast
-import subprocess
 import sys
 import tomllib
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -116,19 +114,3 @@ def test_whatever_lessonlib_imports_is_declared():
                 names = [node.module]
             for name in names:
                 assert name.split(".")[0] in known, f"{path.name}:{node.lineno} imports {name}"
-
-
-def test_a_wheel_carries_the_data_and_finds_it(tmp_path, monkeypatch):
-    from hatchling.builders.wheel import WheelBuilder
-
-    monkeypatch.chdir(ROOT)
-    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
-    with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-        archive.extractall(tmp_path / "site")
-    files = [path.relative_to(ROOT / "data") for path in (ROOT / "data").rglob("*") if path.is_file()]
-    shipped = [path.as_posix() for path in files if "__pycache__" not in path.parts]
-    assert shipped and set(shipped) <= {name.removeprefix("lessonlib/_data/") for name in names}
-    code = "from lessonlib import runtime; print(runtime.dataset_dir('ai_qa_vi'))"
-    found = subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path / "site", text=True).strip()
-    assert Path(found) == (tmp_path / "site" / "lessonlib" / "_data" / "ai_qa_vi").resolve()

@@ -13,6 +13,7 @@ from datasets import Dataset, DatasetDict
 from rapidfuzz import fuzz
 
 from lessonlib.data import _cleaning as cleaning
+from lessonlib.data import _reading as reading
 from lessonlib.data import _splits as data
 from lessonlib.runtime import _language as language
 from lessonlib.runtime._language import LessonError
@@ -67,34 +68,34 @@ def test_every_kind_of_source_gives_the_same_rows(tmp_path, file):
         DatasetDict({"only": dataset}),
     ]
     for source in sources:
-        found, problems = data.read(source)
+        found, problems = reading.read(source)
         assert pairs(found) == pairs(rows), source
         assert len(problems) == 0
-    assert pairs(data.read(tmp_path / "splits", split="test").rows) == pairs(rows[:1])
+    assert pairs(reading.read(tmp_path / "splits", split="test").rows) == pairs(rows[:1])
 
 
 def test_rows_remember_their_line(file):
     path = file("a.csv", 'question,answer\n"Hai\ndòng?",Đúng.\nMột dòng?,Đúng.\n')
-    assert data.read(path).rows["source_line"] == [3, 4]  # where each row ends, as editors count
+    assert reading.read(path).rows["source_line"] == [3, 4]  # where each row ends, as editors count
 
 
 def test_byte_order_marks_are_taken_off_at_the_start_of_file_and_line(file):
     line = json.dumps(ROW, ensure_ascii=False)
-    found, problems = data.read(file("a.jsonl", f"\ufeff{line}\n\ufeff{line}\n"))
+    found, problems = reading.read(file("a.jsonl", f"\ufeff{line}\n\ufeff{line}\n"))
     assert pairs(found) == pairs([ROW, ROW]) and not problems
 
 
 def test_a_line_separator_inside_a_string_does_not_cut_the_line(file):
     row = {"question": "Một\u2028hai?", "answer": "Đúng."}
-    found, problems = data.read(file("a.jsonl", json.dumps(row, ensure_ascii=False)))
+    found, problems = reading.read(file("a.jsonl", json.dumps(row, ensure_ascii=False)))
     assert pairs(found) == pairs([row]) and not problems
 
 
 def test_extra_columns_are_named(file):
     path = file("a.jsonl", json.dumps({**ROW, "topic": "AI"}))
-    assert data.read(path).problems.ignored == ("topic",)
-    assert "Columns not used: topic" in str(data.read(path).problems)
-    assert data.read(path, columns="topic").rows["topic"] == ["AI"]
+    assert reading.read(path).problems.ignored == ("topic",)
+    assert "Columns not used: topic" in str(reading.read(path).problems)
+    assert reading.read(path, columns="topic").rows["topic"] == ["AI"]
 
 
 # --- read: rows that cannot be used ---
@@ -119,7 +120,7 @@ def test_a_bad_row_is_collected_or_raised_with_file_line_and_reason(file, bad, r
     good = json.dumps(ROW, ensure_ascii=False)
     path = file("my.jsonl", f"{good}\n{bad}\n{good}\n")
 
-    found, problems = data.read(path)
+    found, problems = reading.read(path)
     assert found["source_line"] == [1, 3]
     assert [(p.file, p.line, p.raw) for p in problems] == [("my.jsonl", 2, bad)]
     table = problems.table
@@ -127,21 +128,21 @@ def test_a_bad_row_is_collected_or_raised_with_file_line_and_reason(file, bad, r
     assert table["reason"].str.contains(reason).all()
 
     with pytest.raises(LessonError, match=f"(?s)my.jsonl, line 2: .*{reason[:20]}.*on_error='collect'"):
-        data.read(path, on_error="raise")
+        reading.read(path, on_error="raise")
 
 
 def test_reasons_and_refusals_are_in_vietnamese_too(file):
     path = file("my.jsonl", json.dumps(ROW) + '\n{"question": "Hỏi?"}\n')
     language.use("vi")
-    problems = data.read(path).problems
+    problems = reading.read(path).problems
     assert problems[0].reason == "thiếu khóa 'answer'"
     assert "2 dòng, dùng được 1, có vấn đề 1" in str(problems)
     with pytest.raises(LessonError, match="my.jsonl, dòng 2: thiếu khóa 'answer'. Hãy sửa dòng này"):
-        data.read(path, on_error="raise")
+        reading.read(path, on_error="raise")
 
 
 def test_problems_show_as_escaped_html(file):
-    problems = data.read(file("a.jsonl", json.dumps(ROW) + "\n<script>\n")).problems
+    problems = reading.read(file("a.jsonl", json.dumps(ROW) + "\n<script>\n")).problems
     shown = problems._repr_html_()
     assert "&lt;script&gt;" in shown and "<script>" not in shown
     assert "1 with a problem" in shown
@@ -149,7 +150,7 @@ def test_problems_show_as_escaped_html(file):
 
 def test_csv_rows_with_too_many_or_too_few_cells(file):
     path = file("a.csv", "question,answer\nHỏi?,Đáp.\nHỏi?,Đáp, nữa.\nHỏi?\n")
-    found, problems = data.read(path)
+    found, problems = reading.read(path)
     assert found["source_line"] == [2]
     assert [p.line for p in problems] == [3, 4]
     assert "more cells than the header's 2" in problems[0].reason
@@ -161,7 +162,7 @@ def test_csv_rows_with_too_many_or_too_few_cells(file):
 
 def refused(match, source, **options):
     with pytest.raises(LessonError, match=f"(?s){match}"):
-        data.read(source, **options)
+        reading.read(source, **options)
 
 
 def test_missing_file_suggests_a_near_name(file):
@@ -241,7 +242,7 @@ def test_hub_name_is_loaded_at_its_revision(monkeypatch):
         return DatasetDict({"train": cells(ANSWER)})
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    assert pairs(data.read("owner/name", revision="abc123").rows) == pairs([ROW])
+    assert pairs(reading.read("owner/name", revision="abc123").rows) == pairs([ROW])
     assert asked == [("owner/name", "abc123")]
 
 
@@ -255,7 +256,7 @@ def test_hub_name_that_cannot_be_had():  # conftest switches the hub off
 
 def test_cleaning_the_raw_file_gives_exactly_the_training_rows():
     folder = dataset_dir("ai_qa_vi")
-    cleaned, _ = data.clean(data.read(folder / "raw.jsonl"))
+    cleaned, _ = cleaning.clean(reading.read(folder / "raw.jsonl"))
     assert len(cleaned) == 216
     assert Counter(pairs(cleaned)) == Counter(pairs(lines(folder / "train.jsonl")))
 
@@ -282,7 +283,7 @@ FATE = {  # the step that deals with each kind of flaw; a broken-off English ans
 
 def test_each_flaw_of_the_raw_file_meets_its_step_and_nothing_else_is_touched():
     folder = dataset_dir("ai_qa_vi")
-    cleaned, report = data.clean(data.read(folder / "raw.jsonl"))
+    cleaned, report = cleaning.clean(reading.read(folder / "raw.jsonl"))
     flaws = lines(folder / "raw_flaws.jsonl")
     assert len(flaws) >= 60 and {flaw["kind"] for flaw in flaws} == set(FATE)
 
@@ -296,7 +297,7 @@ def test_each_flaw_of_the_raw_file_meets_its_step_and_nothing_else_is_touched():
 
 def test_no_step_touches_a_row_of_the_shipped_splits():
     for split in data.load_splits("ai_qa_vi").values():
-        cleaned, report = data.clean(split)
+        cleaned, report = cleaning.clean(split)
         assert not report.changes
         assert pairs(cleaned) == pairs(split) and cleaned["id"] == split["id"]
 
@@ -309,8 +310,8 @@ def test_near_duplicates_and_new_wordings_are_far_apart():
         fuzz.ratio(key(a), key(b)) for fact in facts for a, b in itertools.combinations(fact["questions"], 2)
     )
     answers = max(fuzz.ratio(key(a["answer"]), key(b["answer"])) for a, b in itertools.combinations(facts, 2))
-    assert wordings <= cleaning.SAME_QUESTION - 3
-    assert answers <= cleaning.SAME_ANSWER - 10
+    assert wordings <= cleaning._SAME_QUESTION - 3
+    assert answers <= cleaning._SAME_ANSWER - 10
 
 
 # --- clean: the single steps ---
@@ -325,7 +326,7 @@ def test_mojibake_is_undone_and_good_vietnamese_is_left_alone():
 
 def test_mojibake_that_cannot_be_undone_takes_the_row_out():
     lost = ANSWER.encode().decode("ascii", errors="replace")
-    cleaned, report = data.clean(cells(ANSWER, lost))
+    cleaned, report = cleaning.clean(cells(ANSWER, lost))
     assert cleaned["answer"] == [ANSWER]
     assert report.removed[["step", "line", "reason"]].values.tolist() == [
         ["mojibake", 2, "answer: mojibake that cannot be undone"]
@@ -386,10 +387,8 @@ def test_vietnamese(said):
 @pytest.mark.parametrize(
     "said", ["Hỏi an.nguyen@vidu.vn nhé.", "Gọi 0912 345 678.", "Gọi +84912345678.", "Gọi 091.234.5678 ngay."]
 )
-def test_contacts_are_dropped_or_masked(said):
+def test_contacts_are_found(said):
     assert cleaning.has_contact(said)
-    assert not cleaning.has_contact(cleaning.redact_contacts(said))
-    assert "[email]" in cleaning.redact_contacts(said) or "[phone]" in cleaning.redact_contacts(said)
 
 
 @pytest.mark.parametrize(
@@ -397,14 +396,6 @@ def test_contacts_are_dropped_or_masked(said):
 )
 def test_numbers_and_decorators_are_no_contacts(said):
     assert not cleaning.has_contact(said)
-
-
-def test_redaction_can_take_the_place_of_dropping():
-    steps = [data.REDACT if step.name == "contacts" else step for step in data.STEPS]
-    leak = "Hãy viết thư đến an@vidu.vn để được giải đáp."
-    cleaned, report = data.clean(cells(leak), steps=steps)
-    assert cleaned["answer"] == ["Hãy viết thư đến [email] để được giải đáp."]
-    assert report.changed.values.tolist() == [["redact", 1, "answer", leak, cleaned["answer"][0]]]
 
 
 def test_duplicates_keep_the_first_and_other_wordings_stay():
@@ -416,7 +407,7 @@ def test_duplicates_keep_the_first_and_other_wordings_stay():
         ("Học máy là gì?", "Đó là một câu trả lời khác hẳn, nên không phải là dòng trùng."),
     ]
     dataset = Dataset.from_list([{"question": q, "answer": a} for q, a in rows])
-    cleaned, report = data.clean(dataset)
+    cleaned, report = cleaning.clean(dataset)
     assert cleaned["source_line"] == [1, 4, 5]
     assert report.removed[["step", "line", "reason"]].values.tolist() == [
         ["same", 2, "the same as line 1"],
@@ -429,7 +420,7 @@ def test_duplicates_keep_the_first_and_other_wordings_stay():
 
 def test_the_report_counts_every_row_at_every_step(file):
     path = file("a.jsonl", "\n".join([json.dumps(ROW), "{", json.dumps({**ROW, "answer": f" {ANSWER}"})]))
-    cleaned, report = data.clean(data.read(path))
+    cleaned, report = cleaning.clean(reading.read(path))
     table = report.table.set_index("step")
     assert table.loc["read", ["before", "changed", "removed", "after"]].tolist() == [3, 0, 1, 2]
     assert table.loc["blanks", ["before", "changed", "removed", "after"]].tolist() == [2, 1, 0, 2]
@@ -440,7 +431,7 @@ def test_the_report_counts_every_row_at_every_step(file):
 
 
 def test_the_report_speaks_both_languages():
-    _, report = data.clean(cells(ANSWER, "Là một"))
+    _, report = cleaning.clean(cells(ANSWER, "Là một"))
     assert "drop near duplicates" in report.table["what"].tolist()
     language.use("vi")
     assert "bỏ dòng gần trùng" in report.table["what"].tolist()
@@ -448,7 +439,7 @@ def test_the_report_speaks_both_languages():
 
 
 def test_saved_report_holds_every_removed_and_changed_row(tmp_path):
-    _, report = data.clean(cells(ANSWER, "Là một", f"{ANSWER} ", "Là <b>nhánh</b> của AI."))
+    _, report = cleaning.clean(cells(ANSWER, "Là một", f"{ANSWER} ", "Là <b>nhánh</b> của AI."))
     folder = report.save(tmp_path / "new" / "folder")
     assert sorted(path.name for path in folder.iterdir()) == ["changed.jsonl", "removed.jsonl", "summary.csv"]
     gone = lines(folder / "removed.jsonl")
@@ -464,7 +455,7 @@ def test_saved_report_holds_every_removed_and_changed_row(tmp_path):
 
 
 def test_other_columns_go_through_cleaning():
-    cleaned, _ = data.clean(Dataset.from_list([{**ROW, "id": "f01"}]))
+    cleaned, _ = cleaning.clean(Dataset.from_list([{**ROW, "id": "f01"}]))
     assert cleaned.to_list() == [{**ROW, "id": "f01", "source_line": 1}]
 
 
@@ -473,19 +464,19 @@ def test_other_columns_go_through_cleaning():
 
 def test_clean_refuses_what_it_cannot_clean():
     with pytest.raises(LessonError, match="Row 1: the column 'answer' must be a string, but is: missing"):
-        data.clean(Dataset.from_list([{"question": "Hỏi?"}]))
+        cleaning.clean(Dataset.from_list([{"question": "Hỏi?"}]))
     with pytest.raises(LessonError, match="Row 1: the column 'answer' must be a string, but is: int"):
-        data.clean(Dataset.from_list([{"question": "Hỏi?", "answer": 3}]))
+        cleaning.clean(Dataset.from_list([{"question": "Hỏi?", "answer": 3}]))
     with pytest.raises(LessonError, match="(?s)Nothing is left of 1 rows.*removed too much:.*truncated"):
-        data.clean(cells("Là một"))
+        cleaning.clean(cells("Là một"))
 
 
 def test_clean_refuses_steps_that_lose_rows_or_share_a_name():
-    loses = data.Step("mine", {"vi": "", "en": ""}, lambda rows, columns: rows[1:])
+    loses = cleaning.Step("mine", {"vi": "", "en": ""}, lambda rows, columns: rows[1:])
     with pytest.raises(LessonError, match="The step 'mine' got 2 rows and gave back 1"):
-        data.clean(cells(ANSWER, ANSWER), steps=[loses])
+        cleaning.clean(cells(ANSWER, ANSWER), steps=[loses])
     with pytest.raises(LessonError, match="Two steps share a name"):
-        data.clean(cells(ANSWER), steps=[data.STEPS[0], data.STEPS[0]])
+        cleaning.clean(cells(ANSWER), steps=[cleaning.STEPS[0], cleaning.STEPS[0]])
 
 
 # --- splits ---
@@ -596,41 +587,6 @@ def test_unknown_dataset_is_refused():
         data.load_splits("nothing")
     with pytest.raises(LessonError, match="There is no 'nothing'"):
         data.load_chats("nothing")
-
-
-def grouped(groups=10, each=3):
-    rows = [{"fact": f"f{n % groups}", "row": n} for n in range(groups * each)]
-    return Dataset.from_list(rows)
-
-
-def test_split_by_group_keeps_groups_whole_and_loses_nothing():
-    dataset = grouped()
-    parts = data.split_by_group(dataset, "fact", {"train": 0.8, "test": 0.2}, seed=1)
-    facts = {name: set(part["fact"]) for name, part in parts.items()}
-    assert {name: len(found) for name, found in facts.items()} == {"train": 8, "test": 2}
-    assert not facts["train"] & facts["test"]
-    assert sorted([*parts["train"]["row"], *parts["test"]["row"]]) == list(range(30))
-    assert parts["train"]["row"] == sorted(parts["train"]["row"])
-
-
-def test_split_by_group_depends_on_the_seed_only():
-    share = {"train": 0.5, "test": 0.5}
-    first = data.split_by_group(grouped(), "fact", share, seed=1)["test"]
-    turned = grouped().select(range(29, -1, -1))
-    assert set(data.split_by_group(turned, "fact", share, seed=1)["test"]["fact"]) == set(first["fact"])
-    drawn = [data.split_by_group(grouped(), "fact", share, seed=seed)["test"]["fact"] for seed in range(5)]
-    assert len({frozenset(facts) for facts in drawn}) > 1
-
-
-def test_split_by_group_refusals():
-    with pytest.raises(LessonError, match="no column 'topic' to group by. Columns: fact, row"):
-        data.split_by_group(grouped(), "topic", {"train": 1.0})
-    with pytest.raises(LessonError, match="must be positive and add up to 1"):
-        data.split_by_group(grouped(), "fact", {"train": 0.8, "test": 0.1})
-    with pytest.raises(LessonError, match="must be positive"):
-        data.split_by_group(grouped(), "fact", {"train": 1.2, "test": -0.2})
-    with pytest.raises(LessonError, match="'test' would be empty: there are only 2 groups"):
-        data.split_by_group(grouped(groups=2), "fact", {"train": 0.9, "test": 0.1})
 
 
 # --- rows of a dataset on the Hub, through the real client against a small one (tests/stream_from_hub.py) ---

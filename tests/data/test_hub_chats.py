@@ -149,8 +149,6 @@ def test_the_same_question_shares_a_group_whatever_was_filled_in():
     one, two, three, _ = chats
     assert spoken(one)[1].casefold() != spoken(two)[1].casefold()
     assert one["group"] == two["group"] == "q00001" and three["group"] == "q00003"
-    parts = data.split_by_group(chats, "group", {"train": 0.7, "test": 0.3})
-    assert not set(parts["train"]["group"]) & set(parts["test"]["group"])
 
 
 def test_rows_that_nobody_filled_are_taken_out():

@@ -72,7 +72,7 @@ def test_neighbours_are_two_and_a_single_brace_is_one_only_if_its_name_is_known(
 def test_double_braces_around_nothing_are_found_and_never_pass(broken):
     data = rows((broken, "a"), ("b", "c"))
     (found,) = [row for row in told(placeholders.find(data)) if row[1] == "instruction"]
-    assert found[0] == placeholders.UNPAIRED and found[3] == 1 and found[4] == found[2] > 0
+    assert found[0] == placeholders._UNPAIRED and found[3] == 1 and found[4] == found[2] > 0
     filled, report = placeholders.fill(data, {"Order Number": "1"})
     assert filled["instruction"][:] == ["b"]
     assert report.removed["line"].tolist() == [1]

@@ -10,6 +10,8 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 
 from lessonlib.evaluation import _answers as evaluation
+from lessonlib.evaluation import _likelihood as likelihood
+from lessonlib.evaluation import _scoring as scoring
 from lessonlib.runtime import _language as language
 from lessonlib.runtime._language import LessonError
 
@@ -299,19 +301,23 @@ def test_answer_losses_are_those_of_each_row_alone_in_the_datasets_order(model, 
     assert evaluation.answer_loss(model, encoded, batch_size=2) == pytest.approx(total, rel=1e-12)
 
 
+def perplexity(model, rows, **groups):
+    return likelihood.perplexity_of(evaluation.answer_losses(model, rows), **groups)
+
+
 def test_a_row_without_loss_is_passed_over(model, encoded):
     silent = {"input_ids": [5, 6, 7], "labels": [5, -100, -100]}
     rows = Dataset.from_list([encoded[0], silent, encoded[1]])
     found = evaluation.answer_losses(model, rows)
     assert found.loc[1].tolist() == [0.0, 0]
-    two = evaluation.perplexity(model, rows)
+    two = perplexity(model, rows)
     assert two.n == 2 and two.mean == pytest.approx(math.exp(loss_by_hand(model, rows)), rel=1e-3)
-    assert evaluation.perplexity(model, encoded.select([0, 1])) == two
+    assert perplexity(model, encoded.select([0, 1])) == two
 
 
 def test_perplexity_is_exp_of_the_loss_with_an_interval_around_it(model, encoded):
-    found = evaluation.perplexity(model, encoded, groups=["a", "b", "c"])
-    assert found.n == 3 and found == evaluation.perplexity(model, encoded)
+    found = perplexity(model, encoded, groups=["a", "b", "c"])
+    assert found.n == 3 and found == perplexity(model, encoded)
     assert found.mean == pytest.approx(math.exp(evaluation.answer_loss(model, encoded)))
     rows = [math.exp(evaluation.answer_loss(model, encoded.select([row]))) for row in range(3)]
     assert min(rows) * 0.999 < found.low < found.mean < found.high < max(rows) * 1.001
@@ -322,13 +328,13 @@ def losses_of(nats, tokens):
 
 
 def test_perplexity_weighs_tokens_and_resamples_groups():
-    found = evaluation.perplexity_of(losses_of([2.0, 9.0], [2, 3]))
+    found = likelihood.perplexity_of(losses_of([2.0, 9.0], [2, 3]))
     assert found.mean == pytest.approx(math.exp(11 / 5))  # not the mean of e and e^3
     # Two groups: a sample is one of them twice (a quarter of the samples each) or both.
     assert (found.low, found.high) == (pytest.approx(math.e), pytest.approx(math.exp(3)))
-    certain = evaluation.perplexity_of(losses_of([0.0] * 5, [3] * 5))
+    certain = likelihood.perplexity_of(losses_of([0.0] * 5, [3] * 5))
     assert (certain.mean, certain.low, certain.high) == (1, 1, 1)
-    uniform = evaluation.perplexity_of(losses_of([math.log(400) * n for n in range(1, 9)], range(1, 9)))
+    uniform = likelihood.perplexity_of(losses_of([math.log(400) * n for n in range(1, 9)], range(1, 9)))
     assert (uniform.mean, uniform.low, uniform.high) == pytest.approx((400, 400, 400))
 
 
@@ -336,7 +342,7 @@ def test_the_interval_is_close_to_theory():
     """A mean of n independent losses per token: half its width is 1.96 standard errors, in logarithms."""
     rng = np.random.default_rng(1)
     nats = rng.normal(2.0, 0.5, size=400)
-    found = evaluation.perplexity_of(losses_of(nats * 10, [10] * 400))
+    found = likelihood.perplexity_of(losses_of(nats * 10, [10] * 400))
     half = 1.96 * nats.std() / math.sqrt(400)
     assert math.log(found.low) == pytest.approx(nats.mean() - half, abs=half / 10)
     assert math.log(found.high) == pytest.approx(nats.mean() + half, abs=half / 10)
@@ -346,8 +352,8 @@ def test_rows_of_a_group_are_drawn_together():
     """Four copies of each row are no new evidence: by rows the interval is half as wide, by groups not."""
     nats, tokens = [1.0, 2.0, 4.0, 3.0, 8.0] * 4, [2, 2, 2, 2, 2] * 4
     few, many = losses_of(nats[:5], tokens[:5]), losses_of(nats, tokens)
-    once, blind = evaluation.perplexity_of(few), evaluation.perplexity_of(many)
-    grouped = evaluation.perplexity_of(many, groups=list("abcde") * 4)
+    once, blind = likelihood.perplexity_of(few), likelihood.perplexity_of(many)
+    grouped = likelihood.perplexity_of(many, groups=list("abcde") * 4)
     assert (grouped.mean, grouped.low, grouped.high) == pytest.approx((once.mean, once.low, once.high))
     assert grouped.n == 5 and blind.n == 20
     assert math.log(blind.high / blind.low) < 0.65 * math.log(once.high / once.low)
@@ -363,48 +369,48 @@ def better(factor, splits=BASE):
 
 
 def test_two_models_are_compared_by_a_paired_ratio():
-    found = evaluation.compare_perplexity({"base": BASE, "tuned": better(2)})
+    found = likelihood.compare_perplexity({"base": BASE, "tuned": better(2)})
     assert list(found.index) == ["new", "old"] and found.index.name == "split"
     assert list(found.columns.get_level_values(0).unique()) == ["base", "tuned", "tuned / base"]
     for name, losses in (("base", BASE), ("tuned", better(2))):
         for split in BASE:
-            alone = evaluation.perplexity_of(losses[split])
+            alone = likelihood.perplexity_of(losses[split])
             assert dict(found.loc[split, name]) == pytest.approx(vars(alone))
     # half the perplexity on every row: the ratio is certain, though rows differ widely
     half = {"mean": 0.5, "low": 0.5, "high": 0.5, "n": 4}
     assert dict(found.loc["new", "tuned / base"]) == pytest.approx(half)
     assert found.loc["new", ("tuned", "high")] > found.loc["new", ("base", "low")]  # unpaired they overlap
-    assert evaluation.table(found).loc["new", "tuned / base"] == "0.50 [0.50, 0.50]"
+    assert scoring.table(found).loc["new", "tuned / base"] == "0.50 [0.50, 0.50]"
 
 
 def test_the_ratio_is_last_by_first_with_groups_and_one_model_has_none():
     tuned = {name: losses_of([1.0] * len(it), it["tokens"]) for name, it in BASE.items()}
     groups = {"new": ["a", "a", "b", "b"], "old": ["c", "d"]}
-    found = evaluation.compare_perplexity({"base": BASE, "other": better(3), "tuned": tuned}, groups=groups)
+    found = likelihood.compare_perplexity({"base": BASE, "other": better(3), "tuned": tuned}, groups=groups)
     names = list(found.columns.get_level_values(0).unique())
     assert names == ["base", "other", "tuned", "tuned / base"]
     assert found.loc["new", ("tuned / base", "mean")] == pytest.approx(math.exp((4 - 38) / 12))
     # Group a spends 16 nats on 6 tokens against 2 on 6, b 22 against 2; the ends are one group drawn twice.
     ends = found.loc["new", "tuned / base"][["low", "high", "n"]].tolist()
     assert ends == pytest.approx([math.exp(-20 / 6), math.exp(-14 / 6), 2])
-    alone = evaluation.compare_perplexity({"base": BASE})
+    alone = likelihood.compare_perplexity({"base": BASE})
     assert list(alone.columns.get_level_values(0).unique()) == ["base"]
 
 
 def test_perplexities_that_cannot_be_compared_are_refused():
     with pytest.raises(LessonError, match="no model to compare"):
-        evaluation.compare_perplexity({})
+        likelihood.compare_perplexity({})
     with pytest.raises(LessonError, match=r"'tuned' has the splits \['new'\], but 'base' has \['new', 'old'"):
-        evaluation.compare_perplexity({"base": BASE, "tuned": {"new": BASE["new"]}})
+        likelihood.compare_perplexity({"base": BASE, "tuned": {"new": BASE["new"]}})
     with pytest.raises(LessonError, match="'groups' has the splits"):
-        evaluation.compare_perplexity({"base": BASE}, groups={"new": [1, 2, 3, 4]})
+        likelihood.compare_perplexity({"base": BASE}, groups={"new": [1, 2, 3, 4]})
     other = {**BASE, "old": losses_of([3.0, 6.0], [3, 4])}
     with pytest.raises(LessonError, match="Split 'old': 'base' and 'tuned' were not measured on the same"):
-        evaluation.compare_perplexity({"base": BASE, "tuned": other})
+        likelihood.compare_perplexity({"base": BASE, "tuned": other})
     with pytest.raises(LessonError, match="There are 4 answers but 2 groups"):
-        evaluation.perplexity_of(BASE["new"], groups=["a", "b"])
+        likelihood.perplexity_of(BASE["new"], groups=["a", "b"])
     with pytest.raises(LessonError, match="no answer to measure"):
-        evaluation.perplexity_of(losses_of([0.0], [0]))
+        likelihood.perplexity_of(losses_of([0.0], [0]))
 
 
 def test_importing_evaluation_loads_nothing_heavy():

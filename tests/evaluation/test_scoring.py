@@ -5,7 +5,7 @@ import unicodedata
 import numpy as np
 import pytest
 
-from lessonlib.evaluation import _answers as evaluation
+from lessonlib.evaluation import _metrics as metrics
 from lessonlib.evaluation import _scoring as scoring
 from lessonlib.runtime import _language as language
 from lessonlib.runtime._language import LessonError
@@ -30,7 +30,7 @@ from lessonlib.runtime._language import LessonError
     ],
 )
 def test_exact_match_normalises_only_what_it_says(prediction, reference, right):
-    assert evaluation.exact_match([prediction], [reference]) == [right]
+    assert metrics.exact_match([prediction], [reference]) == [right]
 
 
 @pytest.mark.parametrize(
@@ -48,12 +48,12 @@ def test_exact_match_normalises_only_what_it_says(prediction, reference, right):
     ],
 )
 def test_token_f1_counts_shared_words(prediction, reference, f1):
-    assert evaluation.token_f1([prediction], [reference]) == [pytest.approx(f1)]
+    assert metrics.token_f1([prediction], [reference]) == [pytest.approx(f1)]
 
 
 def test_chrf_is_one_for_equal_texts_zero_for_foreign_ones_and_known_between():
     said = ["Học máy", unicodedata.normalize("NFD", "Học máy"), "xyz", "ab"]
-    found = evaluation.chrf(said, ["Học máy", "Học máy", "Học", "abcd"])
+    found = metrics.chrf(said, ["Học máy", "Học máy", "Học", "abcd"])
     assert found[:3] == [pytest.approx(1.0), pytest.approx(1.0), 0.0]
     # By hand: orders that both sides have are 1 and 2; precisions 1 and 1, recalls 2/4 and 1/3;
     # F2 of the means P = 1, R = 5/12.
@@ -75,16 +75,14 @@ def test_chrf_is_one_for_equal_texts_zero_for_foreign_ones_and_known_between():
     ],
 )
 def test_rouge_l_is_the_f1_of_the_longest_common_subsequence(prediction, reference, f1):
-    assert evaluation.rouge_l([prediction], [reference]) == [pytest.approx(f1)]
-    assert evaluation.rouge_l([reference], [prediction]) == [pytest.approx(f1)]  # F1 is symmetric
+    assert metrics.rouge_l([prediction], [reference]) == [pytest.approx(f1)]
+    assert metrics.rouge_l([reference], [prediction]) == [pytest.approx(f1)]  # F1 is symmetric
 
 
 def test_rouge_l_gives_the_numbers_of_the_package_with_a_unicode_tokenizer():
     from rouge_score.rouge_scorer import RougeScorer
 
     from lessonlib.data import _splits as data
-    from lessonlib.evaluation import _metrics as metrics
-
     class Unicode:
         def tokenize(self, text):
             return metrics.words(text)
@@ -95,11 +93,11 @@ def test_rouge_l_gives_the_numbers_of_the_package_with_a_unicode_tokenizer():
     package = RougeScorer(["rougeL"], tokenizer=Unicode())
     expected = [package.score(r, p)["rougeL"].fmeasure for p, r in zip(said, wanted, strict=True)]
     assert len({round(it, 3) for it in expected}) > 20
-    assert evaluation.rouge_l(said, wanted) == pytest.approx(expected)
+    assert metrics.rouge_l(said, wanted) == pytest.approx(expected)
     # In plain English the package's own tokenizer finds the same words.
     english = ("The order will be sent on Monday.", "Your order is sent on Monday, at 9.")
     own = RougeScorer(["rougeL"]).score(english[1], english[0])["rougeL"].fmeasure
-    assert 0 < own < 1 and evaluation.rouge_l(english[:1], english[1:]) == [pytest.approx(own)]
+    assert 0 < own < 1 and metrics.rouge_l(english[:1], english[1:]) == [pytest.approx(own)]
 
 
 def test_the_tokenizer_of_rouge_score_destroys_vietnamese():
@@ -109,9 +107,9 @@ def test_the_tokenizer_of_rouge_score_destroys_vietnamese():
     own = RougeScorer(["rougeL"])
     for said, wanted in [("nợ", "nơ"), ("bán", "bẩn"), ("mở đường", "mỡ đượng")]:
         assert own.score(wanted, said)["rougeL"].fmeasure == 1.0
-        assert evaluation.rouge_l([said], [wanted]) == [0.0]
+        assert metrics.rouge_l([said], [wanted]) == [0.0]
     assert own.score("ở đó", "ở đó")["rougeL"].fmeasure == 0.0
-    assert evaluation.rouge_l(["ở đó"], ["ở đó"]) == [1.0]
+    assert metrics.rouge_l(["ở đó"], ["ở đó"]) == [1.0]
 
 
 def test_slots_copied_is_the_share_of_the_values_that_stand_in_the_answer():
@@ -122,7 +120,7 @@ def test_slots_copied_is_the_share_of_the_values_that_stand_in_the_answer():
         {"order": "", "city": " "},
     ]
     said = ["Dạ, đơn #95644 ở huế ạ.", "Đơn #95644 ở Hà Nội.", "Đơn #95645.", "Dạ."]
-    found = evaluation.slots_copied(said, slots)
+    found = metrics.slots_copied(said, slots)
     assert found[:3] == [1.0, 0.5, 0.0] and math.isnan(found[3])
 
 
@@ -141,17 +139,17 @@ def test_slots_copied_is_the_share_of_the_values_that_stand_in_the_answer():
     ("a (b) c", "(b)", 1),
 ])  # fmt: skip
 def test_a_value_is_copied_only_where_it_stands_whole(said, value, copied):
-    assert evaluation.slots_copied([said], [{"x": value}]) == [copied]
+    assert metrics.slots_copied([said], [{"x": value}]) == [copied]
 
 
 def test_only_what_the_right_answer_repeats_is_asked_for():
     slots = [{"order": "#1"}, {"order": "#2", "city": "Huế"}]
-    found = evaluation.slots_copied(["no", "#2"], slots, references=["You are welcome.", "Order #2"])
+    found = metrics.slots_copied(["no", "#2"], slots, references=["You are welcome.", "Order #2"])
     assert math.isnan(found[0]) and found[1] == 1.0
     with pytest.raises(LessonError, match="equally many, but they are: 2, 1, 2"):
-        evaluation.slots_copied(["a", "b"], slots, references=["a"])
+        metrics.slots_copied(["a", "b"], slots, references=["a"])
     with pytest.raises(LessonError, match="equally many, but they are: 1, 2, 2"):
-        evaluation.slots_copied(["a"], slots)
+        metrics.slots_copied(["a"], slots)
 
 
 def test_the_right_answers_of_the_shipped_dataset_copy_all_that_is_asked_for():
@@ -159,32 +157,32 @@ def test_the_right_answers_of_the_shipped_dataset_copy_all_that_is_asked_for():
 
     rows = data.load_chats("customer_support_vi")["test"]
     right = [messages[-1]["content"] for messages in rows["messages"]]
-    found = evaluation.slots_copied(right, rows["slots"], references=right)
+    found = metrics.slots_copied(right, rows["slots"], references=right)
     asked = [share for share in found if not math.isnan(share)]
     assert len(asked) > 30 and set(asked) == {1.0}
-    wrong = evaluation.slots_copied(right[1:] + right[:1], rows["slots"], references=right)
+    wrong = metrics.slots_copied(right[1:] + right[:1], rows["slots"], references=right)
     assert sum(share for share in wrong if not math.isnan(share)) < len(asked) / 5
 
 
 def test_mean_score_passes_over_nan_and_knows_groups():
     values = [1.0, math.nan, 0.0, 0.5, math.nan]
-    found = evaluation.mean_score(values)
+    found = scoring.mean_score(values)
     assert (found.mean, found.n) == (0.5, 3)
     assert (found.low, found.high) == scoring.bootstrap(np.array([1.0, 0.0, 0.5]))
-    grouped = evaluation.mean_score(values, groups=["a", "a", "b", "b", "c"])
+    grouped = scoring.mean_score(values, groups=["a", "a", "b", "b", "c"])
     assert grouped == scoring.Score(0.625, *scoring.bootstrap(np.array([1.0, 0.25])), 2)
     with pytest.raises(LessonError, match="All 2 values are NaN"):
-        evaluation.mean_score([math.nan, math.nan])
+        scoring.mean_score([math.nan, math.nan])
     with pytest.raises(LessonError, match="equally many, but they are: 2, 1"):
-        evaluation.mean_score([1.0, 0.0], groups=["a"])
+        scoring.mean_score([1.0, 0.0], groups=["a"])
 
 
-@pytest.mark.parametrize("metric", scoring.METRICS)
+@pytest.mark.parametrize("metric", metrics.METRICS)
 def test_metrics_refuse_lists_that_do_not_fit(metric):
     with pytest.raises(LessonError, match="equally many, but they are: 1, 2"):
-        scoring.METRICS[metric](["a"], ["a", "b"])
+        metrics.METRICS[metric](["a"], ["a", "b"])
     with pytest.raises(LessonError, match="list is empty"):
-        scoring.METRICS[metric]([], [])
+        metrics.METRICS[metric]([], [])
 
 
 # ---------------------------------------------------------------- score
@@ -207,10 +205,18 @@ def test_wilson_solves_its_defining_equation(p, n):
         assert abs(p - limit) == pytest.approx(1.96 * math.sqrt(limit * (1 - limit) / n), abs=1e-4)
 
 
+def score(said, wanted, *, metric="exact_match", groups=None):
+    """One model on one split, as `compare` scores it."""
+    groups = None if groups is None else {"split": groups}
+    table = scoring.compare({"model": {"split": said}}, {"split": wanted}, metric=metric, groups=groups)
+    mean, low, high, n = table.loc["split", "model"]
+    return scoring.Score(mean, low, high, int(n))
+
+
 def test_score_knows_of_groups_not_of_rows():
     said, wanted = ["a"] * 30 + ["b"] * 10, ["a"] * 40
-    alone = evaluation.score(said, wanted)
-    grouped = evaluation.score(said, wanted, groups=[row // 4 for row in range(40)])
+    alone = score(said, wanted)
+    grouped = score(said, wanted, groups=[row // 4 for row in range(40)])
     assert (alone.mean, alone.n) == (0.75, 40)
     assert (grouped.mean, grouped.n) == (0.75, 10)
     assert (grouped.low, grouped.high) == scoring.wilson(0.75, 10)
@@ -218,12 +224,12 @@ def test_score_knows_of_groups_not_of_rows():
 
 
 def test_each_group_weighs_the_same_however_many_wordings_it_has():
-    found = evaluation.score(["a", "a", "a", "b"], ["a"] * 4, groups=["x", "x", "x", "y"])
+    found = score(["a", "a", "a", "b"], ["a"] * 4, groups=["x", "x", "x", "y"])
     assert (found.mean, found.n) == (0.5, 2)
 
 
 def test_rows_of_a_group_need_not_stand_together():
-    found = evaluation.score(["a", "b", "a", "b"], ["a", "a", "a", "b"], groups=["x", "y", "x", "y"])
+    found = score(["a", "b", "a", "b"], ["a", "a", "a", "b"], groups=["x", "y", "x", "y"])
     assert (found.mean, found.n) == (0.75, 2)
 
 
@@ -239,24 +245,24 @@ def test_bootstrap_is_close_to_theory_and_always_the_same():
 def test_other_metrics_get_a_bootstrap_over_groups():
     said, wanted = ["a b", "a c", "c d", "a b"] * 5, ["a b"] * 20
     groups = [row // 2 for row in range(20)]
-    found = evaluation.score(said, wanted, metric="token_f1", groups=groups)
+    found = score(said, wanted, metric="token_f1", groups=groups)
     means = np.array([0.75, 0.5] * 5)
     assert found == scoring.Score(0.625, *scoring.bootstrap(means), 10)
 
 
 def test_an_unknown_metric_is_named_with_the_closest_one():
     with pytest.raises(LessonError, match="Did you mean 'exact_match'?"):
-        evaluation.score(["a"], ["a"], metric="exact-match")
+        score(["a"], ["a"], metric="exact-match")
     with pytest.raises(LessonError, match="no metric 'zzz'. There are: exact_match, token_f1, chrf, rouge_l"):
-        evaluation.score(["a"], ["a"], metric="zzz")
+        score(["a"], ["a"], metric="zzz")
     language.use("vi")
     with pytest.raises(LessonError, match="Có phải ý bạn là 'token_f1'?"):
-        evaluation.score(["a"], ["a"], metric="tokenf1")
+        score(["a"], ["a"], metric="tokenf1")
 
 
 def test_score_refuses_groups_of_another_length():
     with pytest.raises(LessonError, match="equally many, but they are: 2, 2, 1"):
-        evaluation.score(["a", "b"], ["a", "b"], groups=["x"])
+        score(["a", "b"], ["a", "b"], groups=["x"])
 
 
 def test_a_score_is_shown_with_its_interval_and_never_as_minus_zero():
@@ -275,12 +281,12 @@ GROUPS = {"train": list(range(20)), "new_wordings": [row // 2 for row in range(2
 
 
 def test_compare_gives_the_numbers_of_score_and_the_paired_difference():
-    found = evaluation.compare(RESULTS, REFERENCES, groups=GROUPS)
+    found = scoring.compare(RESULTS, REFERENCES, groups=GROUPS)
     assert list(found.index) == ["new_wordings", "train"] and found.index.name == "split"
     assert list(found.columns.get_level_values(0).unique()) == ["base", "tuned", "tuned - base"]
     for name, by_split in RESULTS.items():
         for split, said in by_split.items():
-            alone = evaluation.score(said, REFERENCES[split], groups=GROUPS[split])
+            alone = score(said, REFERENCES[split], groups=GROUPS[split])
             assert dict(found.loc[split, name]) == pytest.approx(vars(alone))
     assert found.loc["train", ("tuned", "low")] > found.loc["train", ("base", "high")]
     assert dict(found.loc["train", "tuned - base"]) == {"mean": 1, "low": 1, "high": 1, "n": 20}
@@ -292,25 +298,25 @@ def test_the_difference_is_paired():
     base = [" ".join("abcdefghij"[: 1 + row % 9]) for row in range(20)]
     tuned = [" ".join("abcdefghij"[: 2 + row % 9]) for row in range(20)]
     results = {"base": {"s": base}, "tuned": {"s": tuned}}
-    found = evaluation.compare(results, {"s": wanted}, metric="token_f1").loc["s"]
+    found = scoring.compare(results, {"s": wanted}, metric="token_f1").loc["s"]
     assert found["base", "high"] > found["tuned", "low"]
     assert found["tuned - base", "low"] > 0
-    gain = np.array(evaluation.token_f1(tuned, wanted)) - np.array(evaluation.token_f1(base, wanted))
+    gain = np.array(metrics.token_f1(tuned, wanted)) - np.array(metrics.token_f1(base, wanted))
     assert found["tuned - base", "mean"] == pytest.approx(gain.mean())
     assert (found["tuned - base", "low"], found["tuned - base", "high"]) == scoring.bootstrap(gain)
 
 
 def test_the_difference_is_last_minus_first_and_one_model_has_none():
     three = {"base": RESULTS["base"], "article": RESULTS["tuned"], "mended": RESULTS["base"]}
-    found = evaluation.compare(three, REFERENCES)
+    found = scoring.compare(three, REFERENCES)
     assert list(found.columns.get_level_values(0).unique()) == ["base", "article", "mended", "mended - base"]
     assert found.loc["train", ("mended - base", "mean")] == 0
-    alone = evaluation.compare({"base": RESULTS["base"]}, REFERENCES)
+    alone = scoring.compare({"base": RESULTS["base"]}, REFERENCES)
     assert list(alone.columns.get_level_values(0).unique()) == ["base"]
 
 
 def test_table_shows_the_same_as_text():
-    found = evaluation.table(evaluation.compare(RESULTS, REFERENCES, groups=GROUPS))
+    found = scoring.table(scoring.compare(RESULTS, REFERENCES, groups=GROUPS))
     assert list(found.columns) == ["base", "tuned", "tuned - base"]
     assert found.loc["train", "tuned"] == "1.00 [0.84, 1.00]"
     assert found.loc["train", "base"] == "0.00 [0.00, 0.16]"
@@ -321,49 +327,49 @@ def test_by_scores_each_label_like_a_split_and_all_of_them():
     said = {"base": ["x"] * 6, "tuned": ["a", "b", "x", "d", "x", "x"]}
     wanted, labels = list("abcdef"), ["refund", "order", "order", "order", "refund", "order"]
     groups = [1, 2, 2, 3, 4, 5]
-    found = evaluation.by(said, wanted, labels, groups=groups)
+    found = scoring.by(said, wanted, labels, groups=groups)
     assert list(found.index) == ["order", "refund", "(all)"] and found.index.name == "label"
     assert list(found.columns.get_level_values(0).unique()) == ["base", "tuned", "tuned - base"]
-    order = evaluation.score(["b", "x", "d", "x"], list("bcdf"), groups=[2, 2, 3, 5])
+    order = score(["b", "x", "d", "x"], list("bcdf"), groups=[2, 2, 3, 5])
     assert (order.mean, order.n) == (0.5, 3)
     assert dict(found.loc["order", "tuned"]) == pytest.approx(vars(order))
-    whole = evaluation.score(said["tuned"], wanted, groups=groups)
+    whole = score(said["tuned"], wanted, groups=groups)
     assert dict(found.loc["(all)", "tuned"]) == pytest.approx(vars(whole))
-    assert evaluation.table(found).loc["refund", "tuned"].startswith("0.50 [")
-    chrf = evaluation.by(said, wanted, labels, metric="chrf").loc["refund", ("tuned", "mean")]
+    assert scoring.table(found).loc["refund", "tuned"].startswith("0.50 [")
+    chrf = scoring.by(said, wanted, labels, metric="chrf").loc["refund", ("tuned", "mean")]
     assert chrf == pytest.approx(0.5)
 
 
 def test_by_refuses_lists_that_do_not_fit():
     with pytest.raises(LessonError, match="equally many, but they are: 1, 2"):
-        evaluation.by({"base": ["a", "b"]}, ["a", "b"], ["x"])
+        scoring.by({"base": ["a", "b"]}, ["a", "b"], ["x"])
     with pytest.raises(LessonError, match="equally many, but they are: 1, 2"):
-        evaluation.by({"base": ["a"]}, ["a", "b"], ["x", "y"])
+        scoring.by({"base": ["a"]}, ["a", "b"], ["x", "y"])
     with pytest.raises(LessonError, match="equally many, but they are: 2, 2, 1"):
-        evaluation.by({"base": ["a", "b"]}, ["a", "b"], ["x", "y"], groups=[1])
+        scoring.by({"base": ["a", "b"]}, ["a", "b"], ["x", "y"], groups=[1])
     with pytest.raises(LessonError, match="no model to compare"):
-        evaluation.by({}, ["a"], ["x"])
+        scoring.by({}, ["a"], ["x"])
 
 
 def test_compare_refuses_what_cannot_be_compared():
     with pytest.raises(LessonError, match="no model to compare"):
-        evaluation.compare({}, REFERENCES)
+        scoring.compare({}, REFERENCES)
     with pytest.raises(LessonError, match=r"'base' has the splits \['train'\], the references have"):
-        evaluation.compare({"base": {"train": ["x"] * 20}}, REFERENCES)
+        scoring.compare({"base": {"train": ["x"] * 20}}, REFERENCES)
     with pytest.raises(LessonError, match="'groups' has the splits"):
-        evaluation.compare(RESULTS, REFERENCES, groups={"train": GROUPS["train"]})
+        scoring.compare(RESULTS, REFERENCES, groups={"train": GROUPS["train"]})
 
 
 def test_metrics_are_written_the_same_each_time(tmp_path):
-    comparison = evaluation.compare(RESULTS, REFERENCES, groups=GROUPS)
+    comparison = scoring.compare(RESULTS, REFERENCES, groups=GROUPS)
     loss = {"tuned": np.float32(0.123456), "base": -0.00001}
     extra = {"loss": loss, "steps": 10, "losses": np.array([1.5, 2.0])}
-    path = evaluation.save_metrics(
+    path = scoring.save_metrics(
         tmp_path / "a" / "metrics.json", lesson="01", profile="rehearsal", comparison=comparison, **extra
     )
     first = path.read_bytes()
     again = dict(reversed(extra.items()))
-    evaluation.save_metrics(path, lesson="01", profile="rehearsal", comparison=comparison, **again)
+    scoring.save_metrics(path, lesson="01", profile="rehearsal", comparison=comparison, **again)
     assert path.read_bytes() == first and first.endswith(b"\n") and b"-0.0" not in first
     assert [file.name for file in path.parent.iterdir()] == ["metrics.json"]
 
@@ -384,9 +390,9 @@ def test_metrics_are_written_the_same_each_time(tmp_path):
 
 
 def test_a_number_that_json_does_not_know_is_refused_by_name_and_nothing_is_written(tmp_path):
-    comparison = evaluation.compare(RESULTS, REFERENCES)
+    comparison = scoring.compare(RESULTS, REFERENCES)
     path = tmp_path / "metrics.json"
     for bad in (math.nan, math.inf):
         with pytest.raises(LessonError, match=r"metrics.loss\[1\] is (nan|inf)"):
-            evaluation.save_metrics(path, lesson="01", profile="t4", comparison=comparison, loss=[1.0, bad])
+            scoring.save_metrics(path, lesson="01", profile="t4", comparison=comparison, loss=[1.0, bad])
     assert list(tmp_path.iterdir()) == []

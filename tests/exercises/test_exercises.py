@@ -6,9 +6,9 @@ The exercises themselves are tested in test_exercises_lesson01.py.
 import numpy as np
 import pytest
 
-from lessonlib.exercises._exercise import STATUSES, Exercise, Feedback, Wrong
+from lessonlib.exercises._exercise import Exercise, Feedback, Wrong
 from lessonlib.runtime import _language as language
-from lessonlib.runtime._language import LessonError
+from lessonlib.runtime._language import LessonError, Translated
 
 
 def solve_double(number):
@@ -25,22 +25,22 @@ def judge(answer, offset=0):
         answer.is_the_answer_a_function  # noqa: B018  what a judge may stumble over
     got = answer(3)
     if got == 3:
-        raise Wrong(vi="Bạn trả về chính số đó.", en="You gave back the number <itself>.")
+        raise Wrong(Translated.of(vi="Bạn trả về chính số đó.", en="You gave back the number <itself>."))
     if got != 6 + offset:
-        raise Wrong(vi=f"Cần 6, không phải {got}.", en=f"It should be 6, not {got}.")
+        raise Wrong(Translated.of(vi=f"Cần 6, không phải {got}.", en=f"It should be 6, not {got}."))
 
 
 @pytest.fixture
 def exercise():
     return Exercise(
-        title={"vi": "Nhân đôi `number`.", "en": "Double `number`."},
+        title=Translated.of(vi="Nhân đôi `number`.", en="Double `number`."),
         judge=judge,
         hints=(
-            {"vi": "Nghĩ đến `*`.", "en": "Think of `*`, not `<`."},
-            {"vi": "Nhân với 2.", "en": "Multiply by 2."},
+            Translated.of(vi="Nghĩ đến `*`.", en="Think of `*`, not `<`."),
+            Translated.of(vi="Nhân với 2.", en="Multiply by 2."),
         ),
         solve=solve_double,
-        praise={"vi": "Đúng rồi: 6.", "en": "Indeed: 6."},
+        praise=Translated.of(vi="Đúng rồi: 6.", en="Indeed: 6."),
         start=start,
     )
 
@@ -146,7 +146,7 @@ def test_an_answer_of_the_wrong_type_is_feedback(exercise):
 
 def test_a_refusal_of_lessonlib_is_shown_in_both_languages(exercise):
     def refused(number):
-        raise LessonError(vi="Thiếu cột.", en="A column is missing.")
+        raise LessonError(Translated.of(vi="Thiếu cột.", en="A column is missing."))
 
     feedback = exercise.check(refused)
     assert (feedback.status, feedback.vi, feedback.en) == ("wrong", "Thiếu cột.", "A column is missing.")
@@ -161,8 +161,8 @@ def test_an_interrupt_is_not_swallowed(exercise):
 
 
 def test_feedback_shows_as_html_with_its_mark_and_breaks():
-    for status, mark in zip(STATUSES, "○✗✓", strict=True):
-        shown = Feedback(status, vi="một\nhai", en="a < `b`\nc")._repr_html_()
+    for status, mark in (("not attempted", "○"), ("wrong", "✗"), ("right", "✓")):
+        shown = Feedback(status, Translated.of(vi="một\nhai", en="a < `b`\nc"))._repr_html_()
         assert mark in shown and "a &lt; <code>b</code><br>c" in shown
 
 

@@ -74,4 +74,4 @@ def test_everything_is_said_in_both_languages():
         assert exercise.help().html != english
         language.use("en")
         for words in (exercise.title, exercise.praise, *exercise.hints):
-            assert words["vi"] != words["en"] and all(words.values())
+            assert words["vi"] != words["en"] and all(words.texts.values())

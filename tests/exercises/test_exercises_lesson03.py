@@ -13,8 +13,8 @@ from lessonlib.exercises.lesson03 import _template as lesson03_template
 from lessonlib.exercises.lesson03 import solve_fill, solve_one_bos, solve_responses
 from lessonlib.exercises.lesson03._parity import solve_kl, solve_q8_bytes
 from lessonlib.exercises.lesson03._template import (
-    LLAMA_TEMPLATE,
-    PROMPTS,
+    _LLAMA_TEMPLATE,
+    _PROMPTS,
     llama_tokenizer,
     read_modelfile,
     solve_markers,
@@ -377,7 +377,7 @@ def test_everything_is_said_in_both_languages():
         assert exercise.title["en"].startswith(f"Exercise {number}")
         assert exercise.title["vi"].startswith(f"Bài tập {number}")
         for words in (exercise.title, exercise.praise, *exercise.hints):
-            assert words["vi"] != words["en"] and all(words.values())
+            assert words["vi"] != words["en"] and all(words.texts.values())
 
 
 # --- the solutions against a reference
@@ -446,7 +446,7 @@ def test_q8_0_is_the_struct_of_llama_cpp():
 
 
 def test_markers_of_llama_are_single_tokens_and_chatml_is_not(llama):
-    own, chatml, phi3, none = (solve_markers(llama, prompt) for prompt in PROMPTS)
+    own, chatml, phi3, none = (solve_markers(llama, prompt) for prompt in _PROMPTS)
     assert own == dict.fromkeys(
         ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"], 1
     )
@@ -459,8 +459,8 @@ def test_markers_of_llama_are_single_tokens_and_chatml_is_not(llama):
 
 
 def test_a_modelfile_is_read_as_ollama_reads_it():
-    assert read_modelfile(solve_modelfile(LLAMA_TEMPLATE, ["<|eot_id|>"], "./a.gguf")) == [
-        ("from", "./a.gguf"), ("template", LLAMA_TEMPLATE), ("parameter stop", "<|eot_id|>"),
+    assert read_modelfile(solve_modelfile(_LLAMA_TEMPLATE, ["<|eot_id|>"], "./a.gguf")) == [
+        ("from", "./a.gguf"), ("template", _LLAMA_TEMPLATE), ("parameter stop", "<|eot_id|>"),
     ]  # fmt: skip
     text = '# c\nFROM  ./my file.gguf \nTEMPLATE """\na "b"\nFROM x\n """\nparameter stop " z "\n'
     text += "SYSTEM 's'\n"
@@ -483,9 +483,9 @@ def test_the_templates_of_the_export_exercises_are_the_models_own(llama):
     asked = [{"role": "user", "content": "Xin chào"}]
     rendered = llama.apply_chat_template(asked, tokenize=False, add_generation_prompt=True, **DATE)
     system, user = rendered.split("<|start_header_id|>user")
-    assert PROMPTS[0] == llama.bos_token + "<|start_header_id|>user" + user
+    assert _PROMPTS[0] == llama.bos_token + "<|start_header_id|>user" + user
     said = system.split("<|end_header_id|>\n\n")[1].removesuffix("<|eot_id|>")
-    by_ollama = lesson03_template.LLAMA_TEMPLATE
+    by_ollama = lesson03_template._LLAMA_TEMPLATE
     for name, value in (("if .System", ""), ("end", ""), (".System", said), (".Prompt", "Xin chào")):
         by_ollama = by_ollama.replace("{{ " + name + " }}", value)
     assert llama.bos_token + by_ollama == rendered

@@ -11,11 +11,11 @@ import pytest
 from lessonlib import tools
 from lessonlib.exercises import lesson04
 from lessonlib.exercises.lesson04 import solve_fold
-from lessonlib.exercises.lesson04._calls import _CALLS, SCHEMAS, solve_allowed, solve_literal
+from lessonlib.exercises.lesson04._calls import _CALLS, _SCHEMAS, solve_allowed, solve_literal
 from lessonlib.exercises.lesson04._scoring import _PAIRS, _TEXTS, solve_invented, solve_match
 from lessonlib.exercises.lesson04._training import solve_adapter_size, solve_labels
 from lessonlib.formatting import _chat as chat
-from lessonlib.tools._parsing import REPAIRED
+from lessonlib.tools._parsing import _REPAIRED
 
 SOLUTIONS = {
     "fold": solve_fold,
@@ -473,12 +473,12 @@ def test_labels_by_hand_are_those_of_the_course(tokenizer):
 def test_the_guard_agrees_with_jsonschema():
     from jsonschema import Draft202012Validator
 
-    schemas = {schema["function"]["name"]: schema["function"]["parameters"] for schema in SCHEMAS}
+    schemas = {schema["function"]["name"]: schema["function"]["parameters"] for schema in _SCHEMAS}
     verdicts = []
-    for (call, _), want, _, _ in _CALLS:
+    for (call, _), want, _ in _CALLS:
         schema = {**schemas.get(call.get("name"), {}), "additionalProperties": False}
         valid = call.get("name") in schemas and Draft202012Validator(schema).is_valid(call["arguments"])
-        assert solve_allowed(call, SCHEMAS) == valid == want
+        assert solve_allowed(call, _SCHEMAS) == valid == want
         verdicts.append(valid)
     assert verdicts.count(True) == 4
 
@@ -487,18 +487,18 @@ def test_a_match_is_a_pairing():
     def equal(one, other):
         return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
-    for (expected, got), want, _, _ in _PAIRS:
+    for (expected, got), want, _ in _PAIRS:
         pairings = [zip(expected, order, strict=False) for order in itertools.permutations(got)]
         found = any(all(equal(one, other) for one, other in pairing) for pairing in pairings)
         assert solve_match(expected, got) == (len(expected) == len(got) and found) == want
 
 
 def test_made_up_results_are_counted_as_by_hand():
-    assert [solve_invented(texts) for (texts,), _, _, _ in _TEXTS] == [0, 1, 1, 1, 1, 1, 0, 0, 0, 0]
-    for (texts,), want, _, _ in _TEXTS:
+    assert [solve_invented(texts) for (texts,), _, _ in _TEXTS] == [0, 1, 1, 1, 1, 1, 0, 0, 0, 0]
+    for (texts,), want, _ in _TEXTS:
         if "<end_of_turn>\n" not in texts[0]:  # there the course's reader stops, as the program does
             parsed = tools.parse(texts[0])
-            made_up = REPAIRED["made_up"]["en"] in parsed.repaired
+            made_up = _REPAIRED["made_up"]["en"] in parsed.repaired
             assert want == (made_up and bool(parsed.calls))
     assert solve_invented([]) == 0
     assert solve_invented(["<tool_call>{}</tool_call><think>and <tool_response>"]) == 0  # an endless thought

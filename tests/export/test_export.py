@@ -8,6 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lessonlib.evaluation import _parity as parity
 from lessonlib.evaluation._answers import continuations
 from lessonlib.export import _saving as export
 from lessonlib.runtime import _language as language
@@ -79,7 +80,7 @@ def test_a_saved_adapter_gives_the_same_logits_when_loaded(base, tuned, tokenize
     assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names(folder))
     again = PeftModel.from_pretrained(load(base), folder)
     saved = AutoTokenizer.from_pretrained(folder)
-    assert export.parity(tuned, again, tokenizer, PROMPTS, tolerance=1e-5, second_tokenizer=saved).ok
+    assert parity.parity(tuned, again, tokenizer, PROMPTS, tolerance=1e-5, second_tokenizer=saved).ok
     assert names(tmp_path / "out") == {"adapter"}
 
 
@@ -138,7 +139,7 @@ def test_the_merged_model_is_the_adapter_on_its_base(base, tuned, tokenizer, tmp
     again = load(tmp_path / "merged")
     saved = AutoTokenizer.from_pretrained(tmp_path / "merged")
     for model in (merged, again):
-        report = export.parity(tuned, model, tokenizer, PROMPTS, tolerance=1e-3, second_tokenizer=saved)
+        report = parity.parity(tuned, model, tokenizer, PROMPTS, tolerance=1e-3, second_tokenizer=saved)
         assert report.ok and report.top1 == 1 and report.greedy_equal == len(PROMPTS)
     assert not isinstance(merged, PeftModel) and not any("lora" in name for name, _ in merged.named_modules())
     assert {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json"} <= names(
@@ -190,7 +191,7 @@ def test_dtype_chooses_what_is_saved_and_a_wider_one_loses_nothing(base, tokeniz
     assert {weight.dtype for weight in wide.parameters()} == {torch.float32}
     reference = adapted(base, effect=0.5)  # the same adapter on the same weights, rounded to bfloat16 first
     reference.load_state_dict(narrow.float().state_dict())
-    assert export.parity(reference, wide, tokenizer, PROMPTS, tolerance=1e-3).ok
+    assert parity.parity(reference, wide, tokenizer, PROMPTS, tolerance=1e-3).ok
 
 
 def test_an_8_bit_base_is_refused_with_the_cure(base, tokenizer, tmp_path):
@@ -273,7 +274,7 @@ def test_merging_into_4_bits_loses_nothing_where_the_usual_way_loses_much(base, 
     for model in (merged, load(tmp_path / "merged")):
         assert errors(tuned, model, tokenizer) < 0.002
     assert errors(tuned, usual, tokenizer) > 0.05  # some 25 times worse, at the least
-    report = export.parity(tuned, load(tmp_path / "merged"), tokenizer, PROMPTS, tolerance=1e-3)
+    report = parity.parity(tuned, load(tmp_path / "merged"), tokenizer, PROMPTS, tolerance=1e-3)
     assert report.ok
 
 
@@ -505,14 +506,14 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_parity_catches_a_planted_fault(base, tokenizer, fault):
     tuned = adapted(base)  # a small adapter: its faults hardly change an answer
-    report = export.parity(tuned, FAULTS[fault](base), tokenizer, PROMPTS, tolerance=1e-3)
+    report = parity.parity(tuned, FAULTS[fault](base), tokenizer, PROMPTS, tolerance=1e-3)
     assert not report.ok and report.max_difference > 1e-3
-    assert export.parity(tuned, adapted(base), tokenizer, PROMPTS, tolerance=1e-3).ok
+    assert parity.parity(tuned, adapted(base), tokenizer, PROMPTS, tolerance=1e-3).ok
 
 
 def test_parity_counts_what_it_says(base, tokenizer):
     tuned, plain = adapted(base, effect=0.5), load(base)
-    report = export.parity(tuned, plain, tokenizer, PROMPTS, tolerance=1e-3, max_new_tokens=4)
+    report = parity.parity(tuned, plain, tokenizer, PROMPTS, tolerance=1e-3, max_new_tokens=4)
     said = continuations(tuned, tokenizer, PROMPTS, max_new_tokens=4)
     said_too = continuations(plain, tokenizer, PROMPTS, max_new_tokens=4)
     largest, total, numbers, agreed, positions = 0, 0, 0, 0, 0
@@ -534,7 +535,7 @@ def test_parity_counts_what_it_says(base, tokenizer):
 
 def test_greedy_answers_that_part_at_a_near_tie_are_not_broken(base, tokenizer):
     tuned, plain = adapted(base, effect=0.5), load(base)
-    report = export.parity(tuned, plain, tokenizer, PROMPTS, tolerance=1e6, max_new_tokens=4)
+    report = parity.parity(tuned, plain, tokenizer, PROMPTS, tolerance=1e6, max_new_tokens=4)
     assert report.greedy_equal < len(PROMPTS) and report.greedy_broken == 0 and report.ok
 
 
@@ -547,7 +548,7 @@ def test_a_cache_that_breaks_generation_is_seen_although_all_logits_agree(base, 
         return generate(**inputs)
 
     monkeypatch.setattr(two, "generate", broken)
-    report = export.parity(one, two, tokenizer, PROMPTS, tolerance=1e-3)
+    report = parity.parity(one, two, tokenizer, PROMPTS, tolerance=1e-3)
     assert report.max_difference == 0 and report.greedy_broken > 0 and not report.ok
 
 
@@ -559,11 +560,11 @@ def test_another_tokenizer_is_seen(base, tokenizer):
         eos_token="</s>", pad_token="<pad>",
     )
     one, two = load(base), load(base)
-    assert export.parity(one, two, tokenizer, PROMPTS, tolerance=1e-3, second_tokenizer=other).ok
+    assert parity.parity(one, two, tokenizer, PROMPTS, tolerance=1e-3, second_tokenizer=other).ok
     from tokenizers.normalizers import NFD
 
     other.backend_tokenizer.normalizer = NFD()
-    report = export.parity(one, two, tokenizer, PROMPTS, tolerance=1e-3, second_tokenizer=other)
+    report = parity.parity(one, two, tokenizer, PROMPTS, tolerance=1e-3, second_tokenizer=other)
     assert not report.same_token_ids and not report.ok and report.max_difference == 0
 
 
@@ -571,24 +572,24 @@ def test_a_model_that_gives_nan_is_not_in_parity(base, tokenizer):
     one, two = load(base), load(base)
     with torch.no_grad():
         list(two.parameters())[-1].fill_(float("nan"))
-    assert not export.parity(one, two, tokenizer, PROMPTS, tolerance=1e6).ok
-    assert not export.parity(two, one, tokenizer, PROMPTS, tolerance=1e6).ok
+    assert not parity.parity(one, two, tokenizer, PROMPTS, tolerance=1e6).ok
+    assert not parity.parity(two, one, tokenizer, PROMPTS, tolerance=1e6).ok
 
 
 def test_parity_refuses_what_proves_nothing(base, tokenizer):
     one = load(base)
     with pytest.raises(LessonError, match="same object"):
-        export.parity(one, one, tokenizer, PROMPTS, tolerance=1e-3)
+        parity.parity(one, one, tokenizer, PROMPTS, tolerance=1e-3)
     with pytest.raises(LessonError, match="At least one prompt"):
-        export.parity(one, load(base), tokenizer, [], tolerance=1e-3)
+        parity.parity(one, load(base), tokenizer, [], tolerance=1e-3)
     resized = load(base)
     resized.resize_token_embeddings(len(tokenizer) + 8, mean_resizing=False)
     with pytest.raises(LessonError, match="vocabularies differ in size: 357 and 365"):
-        export.parity(one, resized, tokenizer, PROMPTS, tolerance=1e-3)
+        parity.parity(one, resized, tokenizer, PROMPTS, tolerance=1e-3)
 
 
 def test_a_parity_report_is_a_table_in_the_readers_language(base, tokenizer):
-    report = export.parity(load(base), load(base), tokenizer, PROMPTS, tolerance=1e-3)
+    report = parity.parity(load(base), load(base), tokenizer, PROMPTS, tolerance=1e-3)
     assert report.table().loc["in parity", "result"] == "yes"
     assert report.table().loc["equal greedy answer", "result"] == "3 / 3"
     assert "<table" in report._repr_html_() and "top-1" in str(report)
@@ -598,8 +599,6 @@ def test_a_parity_report_is_a_table_in_the_readers_language(base, tokenizer):
 
 @pytest.mark.parametrize(("close_at", "broken"), [(0, 1), (1, 0)])
 def test_the_lead_is_looked_at_where_the_answers_part(base, tokenizer, monkeypatch, close_at, broken):
-    from lessonlib.evaluation import _parity as parity
-
     one, two = load(base), load(base)
     said = {id(one): [[5, 6]], id(two): [[5, 7]]}  # the second token differs
     prompt = tokenizer(PROMPTS[0])["input_ids"]
@@ -608,11 +607,11 @@ def test_the_lead_is_looked_at_where_the_answers_part(base, tokenizer, monkeypat
     logits[len(prompt) - 1 + close_at, 6] = 1e-6  # but for the token that is answered first or second
     monkeypatch.setattr(parity, "continuations", lambda model, *_, **__: said[id(model)])
     monkeypatch.setattr(parity, "_logits", lambda *_: logits)
-    report = export.parity(one, two, tokenizer, PROMPTS[:1], tolerance=1e-3)
+    report = parity.parity(one, two, tokenizer, PROMPTS[:1], tolerance=1e-3)
     assert (report.greedy_equal, report.greedy_broken) == (0, broken)
 
 
 @pytest.mark.parametrize("flaw", [{"same_token_ids": False}, {"max_difference": 2e-3}, {"greedy_broken": 1}])
 def test_one_flaw_alone_is_enough_to_fail(base, tokenizer, flaw):
-    report = export.parity(load(base), load(base), tokenizer, PROMPTS[:1], tolerance=1e-3, max_new_tokens=2)
+    report = parity.parity(load(base), load(base), tokenizer, PROMPTS[:1], tolerance=1e-3, max_new_tokens=2)
     assert report.ok and not replace(report, **flaw).ok

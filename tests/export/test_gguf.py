@@ -138,6 +138,12 @@ def test_llama_cpp_cuts_the_same_tokens(llama_export):
         assert theirs == tokenizer(string)["input_ids"], string
 
 
+def convert(folder, target):
+    """One file in f16, as `make` converts it."""
+    target.parent.mkdir(exist_ok=True)
+    gguf._convert(gguf_source.checked(folder), {"f16": target}, target.stem)
+
+
 def test_a_tokenizer_that_cuts_otherwise_is_refused(tmp_path):
     folder = small_folder(tmp_path / "model")
     file = folder / "tokenizer.json"
@@ -145,7 +151,7 @@ def test_a_tokenizer_that_cuts_otherwise_is_refused(tmp_path):
     changed["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\p{N}{1,2}|\p{L}+"
     file.write_text(json.dumps(changed))
     with pytest.raises(LessonError, match=r"does not cut text as Llama 3's does \(Split.pattern: "):
-        gguf.convert(folder, tmp_path / "out" / "a.gguf")
+        convert(folder, tmp_path / "out" / "a.gguf")
     assert not any((tmp_path / "out").iterdir())
 
 
@@ -156,7 +162,7 @@ def test_a_weight_too_large_for_f16_is_no_infinity(tmp_path):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "a.gguf").write_text("an older one")
     with pytest.raises(LessonError, match=r"(?s)Converting .* failed \(exit status 1.*overflow encountered"):
-        gguf.convert(folder, tmp_path / "a.gguf", outtype="f16")
+        convert(folder, tmp_path / "a.gguf")
     assert (tmp_path / "a.gguf").read_text() == "an older one"
     assert {path.name for path in tmp_path.iterdir()} == {"model", "a.gguf"}
 
@@ -259,38 +265,28 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("spoil", REFUSED)
-@pytest.mark.parametrize("make", [False, True])
-def test_what_is_no_whole_merged_model_is_refused(folder, tmp_path, spoil, make):
+def test_what_is_no_whole_merged_model_is_refused(folder, tmp_path, spoil):
     spoil(folder)
     with pytest.raises(LessonError, match=REFUSED[spoil]):
-        if make:
-            gguf.make(folder, tmp_path / "out", name="a", kinds=["f16"])
-        else:
-            gguf.convert(folder, tmp_path / "a.gguf")
+        gguf.make(folder, tmp_path / "out", name="a", kinds=["f16"])
 
 
 def test_a_saved_adapter_is_refused(llama_export, tmp_path):
     with pytest.raises(LessonError, match="Merge first"):
-        gguf.convert(llama_export.adapter, tmp_path / "a.gguf")
+        convert(llama_export.adapter, tmp_path / "a.gguf")
     language.use("vi")
     with pytest.raises(LessonError, match="Hãy merge trước"):
-        gguf.convert(llama_export.adapter, tmp_path / "a.gguf")
+        convert(llama_export.adapter, tmp_path / "a.gguf")
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(LessonError, match="There is no folder .*nowhere"):
-        gguf.convert(tmp_path / "nowhere", tmp_path / "a.gguf")
+        convert(tmp_path / "nowhere", tmp_path / "a.gguf")
 
 
 def test_wrong_arguments_are_named(folder, tmp_path):
-    with pytest.raises(LessonError, match="no outtype 'q8_0'. Choose from: f32, f16"):
-        gguf.convert(folder, tmp_path / "a.gguf", outtype="q8_0")
-    with pytest.raises(LessonError, match="is no path of a .gguf file"):
-        gguf.convert(folder, tmp_path / "a.bin")
-    with pytest.raises(LessonError, match="'a b.gguf' cannot be a file name everywhere"):
-        gguf.convert(folder, tmp_path / "a b.gguf")
-    with pytest.raises(LessonError, match="no kind 'q4'. Choose from: q8_0, q4_k_m"):
-        gguf.quantise(tmp_path / "a.gguf", tmp_path / "b.gguf", kind="q4")
+    with pytest.raises(LessonError, match="'a b' cannot be a file name everywhere"):
+        gguf.make(folder, tmp_path / "out", name="a b")
     for kinds in ("f16", ["f16", "q5"], []):
         with pytest.raises(LessonError, match="There is no kinds '[fq5]*'. Choose from: f32, f16, q8_0, q4"):
             gguf.make(folder, tmp_path / "out", name="a", kinds=kinds)
@@ -316,7 +312,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(folder, tmp_path, mon
     weights = 1000 * 512 * 2 + 512 * 4
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Disk(0, 0, weights + gguf.BESIDE_WEIGHTS - 1))
     with pytest.raises(LessonError, match="The disk is too full: 0.07 GB are needed"):
-        gguf.convert(folder, tmp_path / "a.gguf")
+        convert(folder, tmp_path / "a.gguf")
     both = weights * 1.53 + 2 * gguf.BESIDE_WEIGHTS  # f16 and q8_0
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Disk(0, 0, both - 10_000))
     with pytest.raises(LessonError, match="The disk is too full: 0.14 GB are needed"):
@@ -325,22 +321,22 @@ def test_a_full_disk_is_noticed_before_anything_is_written(folder, tmp_path, mon
 
 
 def test_too_little_memory_is_noticed_before_anything_is_started(folder, tmp_path, monkeypatch):
-    needed = gguf.PROCESS + 6 * 1000 * 512
+    needed = gguf._PROCESS + 6 * 1000 * 512
     monkeypatch.setattr("psutil.virtual_memory", lambda: Memory(needed - 1))
     with pytest.raises(LessonError, match="The memory is too full: about 0.7 GB are needed, 0.7 GB are free"):
-        gguf.convert(folder, tmp_path / "a.gguf")
+        convert(folder, tmp_path / "a.gguf")
     monkeypatch.setattr("psutil.virtual_memory", lambda: Memory(needed))
     with pytest.raises(pytest.fail.Exception, match="started"):
-        gguf.convert(folder, tmp_path / "a.gguf")
+        convert(folder, tmp_path / "a.gguf")
 
 
 def test_quantising_asks_for_room_too(llama_export, tmp_path, monkeypatch):
     monkeypatch.setattr("psutil.virtual_memory", lambda: Memory(10**8))
     with pytest.raises(LessonError, match="The memory is too full: about 0.4 GB are needed"):
-        gguf.quantise(llama_export.gguf["f16"], tmp_path / "a.gguf", kind="q8_0")
+        gguf._quantise(llama_export.gguf["f16"], tmp_path / "a.gguf", "q8_0", print)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Disk(0, 0, 10**6))
     with pytest.raises(LessonError, match="The disk is too full"):
-        gguf.quantise(llama_export.gguf["f16"], tmp_path / "a.gguf", kind="q8_0")
+        gguf._quantise(llama_export.gguf["f16"], tmp_path / "a.gguf", "q8_0", print)
 
 
 # ---------------------------------------------------------------- the processes
@@ -374,7 +370,7 @@ def test_a_failed_process_leaves_the_old_file_and_nothing_else(folder, tmp_path,
     monkeypatch.setattr(gguf, "_run", fails)
     (tmp_path / "a.gguf").write_text("old")
     with pytest.raises(LessonError, match=r"(?s)failed \(exit status -9; .*said:\nline 18\n.*line 29$"):
-        gguf.convert(folder, tmp_path / "a.gguf")
+        convert(folder, tmp_path / "a.gguf")
     assert (tmp_path / "a.gguf").read_text() == "old"
     assert {path.name for path in tmp_path.iterdir()} == {"model", "a.gguf"}
 
@@ -414,8 +410,8 @@ def test_rows_that_do_not_come_out_even_are_stored_otherwise_and_said(vendored, 
     writer.write_tensors_to_file()
     writer.close()
     said = []
-    made = gguf.quantise(tmp_path / "a-f16.gguf", tmp_path / "a.gguf", kind="q4_k_m", say=said.append)
-    about = gguf.describe(made)
+    gguf._quantise(tmp_path / "a-f16.gguf", tmp_path / "a.gguf", "q4_k_m", said.append)
+    about = gguf.describe(tmp_path / "a.gguf")
     assert about["kind"] == "q4_k_m"
     # q5_0 instead of q4_K, q8_0 instead of q6_K. Rows of 512 are two whole blocks.
     assert about["fallbacks"] == {
@@ -425,17 +421,11 @@ def test_rows_that_do_not_come_out_even_are_stored_otherwise_and_said(vendored, 
     assert about["tensor_types"] == {"Q8_0": 2, "Q5_0": 2, "Q6_K": 1}
     assert said == [
         "a.gguf: the rows of 4 matrices do not come out even in the blocks of q4_k_m, so they have another "
-        "type with more bits: see gguf.describe(...)['fallbacks']."
+        "type with more bits: see export.describe_gguf(...)['fallbacks']."
     ]
     said.clear()
-    gguf.quantise(tmp_path / "a-f16.gguf", tmp_path / "b.gguf", kind="q8_0", say=said.append)
+    gguf._quantise(tmp_path / "a-f16.gguf", tmp_path / "b.gguf", "q8_0", said.append)
     assert said == [] and gguf.describe(tmp_path / "b.gguf")["fallbacks"] == {}
-
-
-def test_what_is_quantised_already_is_not_rounded_twice(llama_export, tmp_path):
-    with pytest.raises(LessonError, match=r"q8_0.gguf is quantised already \(q8_0\); .* round twice"):
-        gguf.quantise(llama_export.gguf["q8_0"], tmp_path / "a.gguf", kind="q4_k_m")
-    assert not any(tmp_path.iterdir())
 
 
 def test_a_failed_quantiser_says_why(llama_export, tmp_path, monkeypatch):
@@ -443,7 +433,7 @@ def test_a_failed_quantiser_says_why(llama_export, tmp_path, monkeypatch):
     monkeypatch.setattr(gguf, "_run", lambda step, *rest: run(step, *rest[:1], str(tmp_path), *rest[2:])
                         if step == "quantise" else run(step, *rest))  # fmt: skip
     with pytest.raises(LessonError, match=r"(?s)Quantising .* failed \(exit status 1;.*failed to quantize"):
-        gguf.quantise(llama_export.gguf["f16"], tmp_path / "a.gguf", kind="q8_0")
+        gguf._quantise(llama_export.gguf["f16"], tmp_path / "a.gguf", "q8_0", print)
     assert not any(tmp_path.iterdir())
 
 
@@ -557,7 +547,7 @@ def test_another_model_is_converted_again(folder, steps, tmp_path, file):
     now = gguf_source.identity(folder)
     assert (tmp_path / "out" / "a-q8_0.gguf").read_text() == f"{now} f16 q8_0"
     # The file of the earlier model that was not asked for would be taken for this one's.
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a-f16.gguf", "a-q8_0.gguf", gguf.RECORD}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a-f16.gguf", "a-q8_0.gguf", gguf._RECORD}
 
 
 def test_a_model_card_or_a_new_marker_changes_nothing(folder, steps, tmp_path):
@@ -578,7 +568,7 @@ def test_another_llama_cpp_makes_the_files_again(folder, steps, tmp_path, monkey
 def test_an_f16_that_nobody_asked_for_is_made_and_removed(folder, steps, tmp_path):
     made = gguf.make(folder, tmp_path / "out", name="a", kinds=["q4_k_m"])
     assert steps == ["f16", "q4_k_m"] and list(made) == ["q4_k_m"]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a-q4_k_m.gguf", gguf.RECORD}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a-q4_k_m.gguf", gguf._RECORD}
     gguf.make(folder, tmp_path / "out", name="a", kinds=["q4_k_m"])
     assert len(steps) == 2
 
@@ -586,7 +576,7 @@ def test_an_f16_that_nobody_asked_for_is_made_and_removed(folder, steps, tmp_pat
 @pytest.mark.parametrize("kinds", [["f16"], ["q8_0"]])
 def test_a_file_of_somebody_elses_is_left_alone(folder, steps, tmp_path, kinds):
     (tmp_path / "a-f16.gguf").write_text("somebody's")
-    with pytest.raises(LessonError, match="a-f16.gguf exists already and was not made by gguf.make"):
+    with pytest.raises(LessonError, match="a-f16.gguf exists already and was not made by export.make_gguf"):
         gguf.make(folder, tmp_path, name="a", kinds=kinds)
     assert steps == [] and (tmp_path / "a-f16.gguf").read_text() == "somebody's"
 
@@ -638,8 +628,8 @@ def test_a_run_killed_between_file_and_record_makes_the_file_again(folder, steps
 def test_what_a_killed_run_left_goes_even_if_it_is_not_asked_for_again(folder, steps, tmp_path, monkeypatch):
     out = tmp_path / "out"
     gguf.make(folder, out, name="a", kinds=["f16"])
-    record = json.loads((out / gguf.RECORD).read_text())
-    (out / gguf.RECORD).write_text(json.dumps(record | {"stale": ["a-q8_0.gguf"]}))
+    record = json.loads((out / gguf._RECORD).read_text())
+    (out / gguf._RECORD).write_text(json.dumps(record | {"stale": ["a-q8_0.gguf"]}))
     (out / ".a-q8_0.gguf.123.partial").write_text("half")
     gguf.make(folder, out, name="a", kinds=["f16"])
-    assert {path.name for path in out.iterdir()} == {"a-f16.gguf", gguf.RECORD}
+    assert {path.name for path in out.iterdir()} == {"a-f16.gguf", gguf._RECORD}

@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import shutil
+import signal
+import subprocess
 import unicodedata
 from dataclasses import replace
 
@@ -24,13 +27,17 @@ from lessonlib.export._gguf_parity import (
     verify,
 )
 from lessonlib.export._gguf_parity import (
+    _child as child,
+)
+from lessonlib.export._gguf_parity import (
     _compare as compare,
 )
+from lessonlib.export._gguf_parity._bytes import unspelled
 from lessonlib.export._gguf_parity._compare import ask_trained
 from lessonlib.formatting import _chat as chat
 from lessonlib.runtime import _language as language
 from lessonlib.runtime import _llama_cpp as llama_cpp_tools
-from lessonlib.runtime._language import LessonError
+from lessonlib.runtime._language import LessonError, Translated
 from lessonlib.runtime._paths import twin_dir
 
 OPTIONS = {"date_string": "26 Jul 2024"}
@@ -356,6 +363,154 @@ def test_another_model_s_export_is_a_row_that_says_so(llama_export, tiny_llama, 
     assert all(words in problem for problem in found.problems)
 
 
+# ---------------------------------------------------------------- a file that ends llama.cpp
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The processes that were started; afterwards none of them runs."""
+    processes = []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            processes.append(self)
+
+    monkeypatch.setattr(child.subprocess, "Popen", Popen)
+    yield processes
+    assert processes and all(process.returncode is not None for process in processes)
+
+
+def test_every_file_is_read_in_one_process_of_its_own(check, llama_export, started):
+    files = {kind: llama_export.gguf[kind] for kind in ("f16", "q8_0")}
+    assert check(gguf=files).ok and len(started) == 2
+
+
+def test_a_vocabulary_at_which_llama_cpp_aborts_is_a_row_that_says_so(planted, started):
+    """Read as SentencePiece's, the vocabulary has no token for the bytes of a space: std::out_of_range."""
+    row = planted({"tokenizer.ggml.model": "llama"})
+    assert row.failed == ["loads"]
+    said = r"died \(SIGABRT\) while tokenising with .*faulty-f32.gguf\. Export this file again\. If that does"
+    with pytest.raises(LessonError, match=said) as raised:
+        Verified((row,), (), effect=0.5, spread=2.0).raise_if_broken()
+    assert "std::out_of_range" in raised.value.en  # llama.cpp's own last words
+    assert "dừng đột ngột (SIGABRT) khi đang tách token" in raised.value.vi
+    assert "Hãy xuất lại" in raised.value.vi
+
+
+def test_a_process_that_is_killed_says_what_it_was_doing(llama_export, started):
+    with GgufModel(llama_export.gguf["q8_0"], context=64, threads=1) as model:
+        assert model.token_ids(["abc"]) == [[1792, 64, 65, 66]]
+        os.kill(started[0].pid, signal.SIGKILL)
+        said = r"died \(SIGKILL\) while computing with .*q8_0.gguf\. Mostly the memory was full: close other"
+        with pytest.raises(LessonError, match=said):
+            model.follow([1792, 64], [], max_new_tokens=2)
+
+
+def test_a_process_that_ends_while_it_loads_says_so(llama_export, started, monkeypatch):
+    dying = "import sys; sys.stdin.readline(); print('GGML_ASSERT failed', file=sys.stderr); sys.exit(3)"
+    monkeypatch.setattr(child, "SERVE", dying)
+    said = r"died \(exit 3\) while opening .*\. Export this file again\. The last .*: GGML_ASSERT failed"
+    with pytest.raises(LessonError, match=said):
+        GgufModel(llama_export.gguf["q8_0"], context=64, threads=1)
+
+
+def test_an_interrupt_leaves_no_process(llama_export, started, monkeypatch):
+    """While it loads, and while it computes."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    whole = child.json.loads
+    monkeypatch.setattr(child.json, "loads", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        GgufModel(llama_export.gguf["q8_0"], context=64, threads=1)
+    monkeypatch.setattr(child.json, "loads", whole)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        GgufModel(llama_export.gguf["q8_0"], context=64, threads=1) as model,
+    ):
+        monkeypatch.setattr(child.json, "loads", interrupted)
+        model.token_ids(["abc"])
+    assert [process.returncode for process in started] == [-signal.SIGKILL] * 2
+
+
+# ---------------------------------------------------------------- bytes without a token
+
+
+def without(tokenizer, renamed):
+    """A copy of a tokenizer in whose vocabulary some tokens have another name, and no merge knows them."""
+    from tokenizers import Tokenizer
+
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    model = content["model"]
+    model["vocab"] = {renamed.get(token, token): at for token, at in model["vocab"].items()}
+    gone = set(renamed)
+    model["merges"] = [pair for pair in model["merges"] if not gone & {*pair, "".join(pair)}]
+    made = type(tokenizer).from_pretrained(tokenizer.name_or_path)
+    made._tokenizer = Tokenizer.from_str(json.dumps(content))
+    return made
+
+
+def test_a_vocabulary_without_some_bytes_is_compared_on_what_it_can_spell(
+    trained, llama_export, prompts, started, tmp_path
+):
+    """As SmolLM2's: neither the tokenizer nor the file made of it has a token for them."""
+    renamed = {"ð": "<gone-f0>", "č": "<gone-0d>"}  # of the bytes 0xF0 (emoji) and 0x0D (CR)
+    tokens = plant.gguf_py().GGUFReader(llama_export.gguf["q8_0"]).fields["tokenizer.ggml.tokens"].contents()
+    tokens = [renamed.get(token, token) for token in tokens]
+    file = plant.rewritten(
+        llama_export.gguf["q8_0"], tmp_path / "few.gguf", {"tokenizer.ggml.tokens": tokens}
+    )
+    tokenizer = without(trained[1], renamed)
+    assert tokenizer("a🔥")["input_ids"] != trained[1]("a🔥")["input_ids"]
+    found = verify(
+        trained[0], tokenizer, prompts=prompts[:1], texts=FEW, gguf={"q8_0": file}, max_new_tokens=4,
+        template_options=OPTIONS,
+    )  # fmt: skip
+    (row,) = found.rows
+    needing = [said for said in FEW if {0xF0, 0x0D} & set(said.encode())]
+    assert found.ok and row.left_out >= len(needing) > 20
+    assert row.texts + row.left_out == len(FEW) + 9  # the prompt and eight conversations
+    assert f"Not given to llama.cpp: {row.left_out} of {len(FEW) + 9} texts, as this" in found.not_compared
+    assert "has no token for the bytes 0x0D 0xF0; that is no fault" in found.not_compared
+    assert found.not_compared in str(found) and "Not there to compare: merged" in found.not_compared
+    language.use("vi")
+    assert f"{row.left_out} trên {len(FEW) + 9} chuỗi" in found.not_compared
+
+
+def test_a_file_that_lost_bytes_which_training_had_is_a_fault(llama_export, planted):
+    tokens = plant.gguf_py().GGUFReader(llama_export.gguf["f32"]).fields["tokenizer.ggml.tokens"].contents()
+    tokens[tokens.index("ð")] = "<gone-f0>"
+    row = planted({"tokenizer.ggml.tokens": tokens})
+    assert row.failed == ["token_ids"] and row.left_out == 0
+    assert 0xF0 in row.first_wrong[0].encode()
+
+
+def test_bytes_that_a_byte_level_vocabulary_lacks(trained):
+    tokenizer = without(trained[1], {"ð": "<gone-f0>", "Ċ": "<gone-0a>", "ÿ": "<gone-ff>"})
+    said = ["abc", "a\nb", "🔥", "đ", "🔥\n"]
+    assert unspelled(tokenizer, said) == {1: {0x0A}, 2: {0xF0}, 4: {0x0A, 0xF0}}
+    assert unspelled(trained[1], said) == {}
+
+
+@pytest.mark.parametrize("twin", ["llama32", "phi3", "gemma2", "bloom"])
+def test_the_twins_vocabularies_spell_everything(twin):
+    from transformers import AutoTokenizer
+
+    assert unspelled(AutoTokenizer.from_pretrained(twin_dir(twin)), [*FEW, "\x00\x7f\xad"]) == {}
+
+
+def test_bytes_that_a_sentencepiece_vocabulary_lacks():
+    """A character with a token of its own needs no bytes."""
+    from transformers import AutoTokenizer
+
+    tokenizer = without(
+        AutoTokenizer.from_pretrained(twin_dir("phi3")), {"<0xF0>": "<gone>", "<0x61>": "<gone-a>"}
+    )
+    assert unspelled(tokenizer, ["a b", "🔥", "đ", "\n"]) == {1: {0xF0}}
+
+
 # ---------------------------------------------------------------- number formats
 
 
@@ -401,11 +556,13 @@ def test_what_cannot_be_compared_is_refused(trained, llama_export, check, tmp_pa
         check(merged=llama_export.adapter)
     with pytest.raises(LessonError, match="There is no GGUF kind 'q5_1' here. The kinds are f32, f16, q8_0"):
         check(gguf={"q5_1": llama_export.gguf["f16"]})
+    with pytest.raises(LessonError, match="template_options have to be values of JSON .*set is not JSON"):
+        check(gguf=llama_export.gguf, template_options={"date_string": set()})
     with pytest.raises(LessonError, match="There is no file .*gone.gguf"):
         check(gguf={"f16": tmp_path / "gone.gguf"})
 
     def missing():
-        raise LessonError(vi="thiếu", en="llama-cpp-python is missing")
+        raise LessonError(Translated.of(vi="thiếu", en="llama-cpp-python is missing"))
 
     monkeypatch.setattr(llama_cpp_tools, "check_packages", missing)
     with pytest.raises(LessonError, match="llama-cpp-python is missing"):
@@ -444,6 +601,8 @@ NAN = math.nan
         ({"wrong_conversations": 1, "first_rendered": ("a", None)}, ["template"]),
         ({"stops": frozenset({2, 3})}, ["stops"]),
         ({"eos": None}, ["stops"]),
+        ({"left_out": 3}, []),
+        ({"left_out": 3, "texts": 0}, ["token_ids"]),
         ({"kl": 0.5}, ["effect"]),
         ({"kl": NAN}, ["effect"]),
         ({"kl_base": NAN}, ["effect"]),

@@ -16,8 +16,9 @@ from faulty_hub import FaultyHub
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.utils import _http
 
-from lessonlib.evaluation import _answers as evaluation
+from lessonlib.evaluation import _scoring as scoring
 from lessonlib.export import _licences as licences
+from lessonlib.export import _model_card as model_card_module
 from lessonlib.export import _publish as publish
 from lessonlib.export import _publish_checks as publish_checks
 from lessonlib.export._loopback import Token, reachable
@@ -45,7 +46,7 @@ def scores():
     """Base against tuned, as a lesson has them, with intervals and the difference."""
     answers = {"right": ["a", "b", "c", "d"], "wrong": ["x", "b", "x", "x"]}
     results = {"base": {"test": answers["wrong"]}, "tuned": {"test": answers["right"]}}
-    return {"exact_match": evaluation.compare(results, {"test": answers["right"]})}
+    return {"exact_match": scoring.compare(results, {"test": answers["right"]})}
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def card(scores):
             "data": ["customer_support_vi, CC BY 4.0"], "recipe": {"learning_rate": 2e-4, "LoRA r": 16},
             "scores": scores, "dataset": "customer_support_vi",
         }  # fmt: skip
-        return publish.model_card(**(arguments | changes))
+        return model_card_module.model_card(**(arguments | changes))
 
     return make
 
@@ -74,7 +75,7 @@ def export(tmp_path, tiny_llama, tokenizer, card):
     (merged / "lessonlib_export.json").write_text("{}")
     (merged / ".cache").mkdir()
     (merged / ".cache" / "note").write_text("hidden")
-    publish.save_card(card(), merged)
+    model_card_module.save(card(), merged)
     return folder
 
 
@@ -107,17 +108,18 @@ def test_what_arrives_is_what_was_sent_and_loads(hub, export, tiny_llama, tokeni
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    planned = publish.plan(both(export))
+    files = publish_checks.listed(both(export))
+    sizes = [path.stat().st_size for path in files.values()]
     done = push(hub, both(export))
     assert len(hub.repositories[REPO].commits) == 2  # the Hub's own first one, and ours
     assert hub.repositories[REPO].head == done.oid and hub.repositories[REPO].private
     printed = capsys.readouterr().out
-    size = planned["bytes"].sum() / 1e6
-    assert printed == f"Pushed {len(planned)} files ({size:.1f} MB) to {REPO} in one commit.\n"
+    size = sum(sizes) / 1e6
+    assert printed == f"Pushed {len(files)} files ({size:.1f} MB) to {REPO} in one commit.\n"
 
     table = compare(hub, both(export), done.oid)
-    assert table["same"].all() and table["file"].tolist() == planned["file"].tolist()
-    assert (table["bytes"] == planned["bytes"]).all() and (table["arrived"] == planned["bytes"]).all()
+    assert table["same"].all() and table["file"].tolist() == list(files)
+    assert table["bytes"].tolist() == table["arrived"].tolist() == sizes
     expected = {"README.md", "NOTICE", "config.json", "model.safetensors", "tokenizer.json"}
     assert expected | {"gguf/twin-f16.gguf", "gguf/twin-q8_0.gguf"} <= set(table["file"])
     assert not [name for name in table["file"] if name.startswith(".") or name == "lessonlib_export.json"]
@@ -267,7 +269,7 @@ def test_a_token_without_the_right(hub, export, token, status):
 def test_no_network(export, hub):
     hub.close()
     try:
-        with pytest.raises(LessonError, match="cannot be reached.*HF_HUB_OFFLINE.*rehearsal_hub"):
+        with pytest.raises(LessonError, match="cannot be reached.*HF_HUB_OFFLINE.*export.hub"):
             push(hub, both(export))
         with pytest.raises(LessonError, match="cannot be reached"):  # offline, and not on this machine
             publish.push(both(export), REPO, token=HF_TOKEN)
@@ -316,15 +318,14 @@ def test_nothing_is_left_among_the_temporary_files(hub, export, tmp_path, monkey
 # ---- what is listed ----
 
 
-def test_the_plan_names_each_place_in_the_repository(tmp_path):
+def test_the_list_names_each_place_in_the_repository(tmp_path):
     for name in ("a/x.txt", "a/deep/y.txt", "a/.hidden/z", "a/.env", "a/__pycache__/m.pyc", "b.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     (tmp_path / "a" / "inside.txt").symlink_to(tmp_path / "a" / "x.txt")
-    plan = publish.plan(str(tmp_path / "a"))
-    assert plan.values.tolist() == [["deep/y.txt", 12], ["inside.txt", 7], ["x.txt", 7]]
+    assert list(publish_checks.listed(str(tmp_path / "a"))) == ["deep/y.txt", "inside.txt", "x.txt"]
     several = {".": tmp_path / "a" / "deep", "c/d": tmp_path / "a", "e.txt": tmp_path / "b.txt"}
-    assert publish.plan(several)["file"].tolist() == [
+    assert list(publish_checks.listed(several)) == [
         "c/d/deep/y.txt", "c/d/inside.txt", "c/d/x.txt", "e.txt", "y.txt"
     ]  # fmt: skip
 
@@ -332,15 +333,15 @@ def test_the_plan_names_each_place_in_the_repository(tmp_path):
 def test_what_cannot_be_listed(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(LessonError, match="There is no file to push in .*a. Export the model first"):
-        publish.plan(tmp_path / "a")
+        publish_checks.listed(tmp_path / "a")
     with pytest.raises(LessonError, match="There is no file to push in .*missing"):
-        publish.plan(tmp_path / "missing")
+        publish_checks.listed(tmp_path / "missing")
     (tmp_path / "secret.txt").write_text("x")
     (tmp_path / "a" / "x.txt").symlink_to(tmp_path / "secret.txt")
     with pytest.raises(LessonError, match="x.txt is a link that leads out of .*a. Put the file itself"):
-        publish.plan(tmp_path / "a")
+        publish_checks.listed(tmp_path / "a")
     with pytest.raises(LessonError, match="Two files want the place s.txt: .*secret.txt and .*secret.txt"):
-        publish.plan({"s.txt": tmp_path / "secret.txt", "./s.txt": tmp_path / "secret.txt"})
+        publish_checks.listed({"s.txt": tmp_path / "secret.txt", "./s.txt": tmp_path / "secret.txt"})
 
 
 # ---- what is refused ----
@@ -445,7 +446,7 @@ def test_cards_that_are_refused(export, refused):
 def test_what_the_licence_asks_of_a_public_model(hub, export, refused):
     notice = export / "merged" / "NOTICE"
     written = notice.read_text()
-    refused("missing: LICENSE.txt. publish.model_card", private=False)
+    refused("missing: LICENSE.txt. export.model_card", private=False)
     notice.write_text("Llama 3.1 is licensed")
     refused("missing: NOTICE, LICENSE.txt", private=False)
     notice.write_text(written)
@@ -456,7 +457,7 @@ def test_what_the_licence_asks_of_a_public_model(hub, export, refused):
 def test_other_licences_ask_nothing(hub, export, card):
     merged = export / "merged"
     (merged / "NOTICE").unlink()
-    publish.save_card(card(repo_id="learner/twin", licence="apache-2.0", base="/twins/llama32"), merged)
+    model_card_module.save(card(repo_id="learner/twin", licence="apache-2.0", base="/twins/llama32"), merged)
     done = push(hub, both(export), "learner/twin", private=False)
     assert "NOTICE" not in hub.repositories["learner/twin"].commits[done.oid]
 
@@ -482,7 +483,7 @@ def test_the_card_says_everything(card, scores):
     assert result["dataset"]["name"] == "customer_support_vi" and result["dataset"]["split"] == "test"
 
     text = str(made)
-    row = evaluation.table(scores["exact_match"]).loc["test"]
+    row = scoring.table(scores["exact_match"]).loc["test"]
     assert f"| test | {row['base']} | {row['tuned']} | {row['tuned - base']} |" in text
     for said in (
         "# Llama-3.2-3B-cskh", "Built with Llama", "0" * 39 + "1", "| learning_rate | 0.0002 |",
@@ -539,7 +540,7 @@ def test_the_card_speaks_the_notebooks_language(card):
 
 def test_saving_a_card_replaces_the_empty_form(card, tmp_path):
     (tmp_path / "README.md").write_text("[More Information Needed]")
-    assert [path.name for path in publish.save_card(card(), tmp_path)] == ["README.md", "NOTICE"]
+    assert [path.name for path in model_card_module.save(card(), tmp_path)] == ["README.md", "NOTICE"]
     assert (tmp_path / "README.md").read_text() == str(card())
     assert (tmp_path / "NOTICE").read_text() == (
         "Llama 3.2 is licensed under the Llama 3.2 Community License, Copyright © Meta Platforms, Inc. "
@@ -616,4 +617,4 @@ def test_a_rehearsal_leaves_nothing_behind(export, monkeypatch, tmp_path):
 
 
 def test_what_is_scanned_is_stated():
-    assert publish_checks.SCANNED == 64 * 2**20 and Path(publish_checks.CARD).name == "README.md"
+    assert publish_checks._SCANNED == 64 * 2**20 and Path(publish_checks._CARD).name == "README.md"

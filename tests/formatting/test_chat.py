@@ -9,7 +9,7 @@ from trl import chat_template_utils as templates
 
 from lessonlib.evaluation import _answers as evaluation
 from lessonlib.formatting import _chat as chat
-from lessonlib.formatting._rows import IGNORED
+from lessonlib.formatting._text_column import IGNORED
 from lessonlib.runtime import _language as language
 from lessonlib.runtime._language import LessonError
 from lessonlib.runtime._paths import twin_dir
@@ -363,7 +363,7 @@ def test_usable_says_when_nothing_is(phi3):
 
 
 def test_a_template_that_refuses_the_system_role_names_the_cure(gemma):
-    with pytest.raises(LessonError, match=r"Row 0: .*\(System role not supported\).*chat.fold_system"):
+    with pytest.raises(LessonError, match=r"Row 0: .*\(System role not supported\).*formatting.fold_system"):
         chat.encode(talks(TALK), gemma, max_length=999)
     folded = talks(TALK).map(lambda row: {"messages": chat.fold_system(row["messages"])})
     row = chat.encode(folded, gemma, max_length=999)[0]
@@ -380,7 +380,7 @@ def test_a_template_that_refuses_for_another_reason_is_quoted(gemma):
 def test_a_template_that_drops_a_message_is_found_out(phi3):
     """As the first published template of Phi-3 did with system messages."""
     deaf = with_template(phi3, phi3.chat_template.replace("['role'] == 'system'", "['role'] == 'nobody'"))
-    with pytest.raises(LessonError, match=r"Row 1, turn 0 \(system\): .* without a word.*chat.fold_system"):
+    with pytest.raises(LessonError, match=r"Row 1, turn 0 \(system\): .* without a word.*fold_system"):
         chat.encode(talks(PLAIN, TALK), deaf, max_length=999)
     mute = with_template(phi3, phi3.chat_template.replace("['role'] == 'user'", "['role'] == 'nobody'"))
     with pytest.raises(LessonError, match=r"Row 0, turn 0 \(user\): .* without a word\.$"):

@@ -3,13 +3,15 @@
 import warnings
 
 import pytest
+import torch
 from datasets import Dataset, DatasetDict
 from tokenizers import processors
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 
 from lessonlib.formatting import _chat as chat
 from lessonlib.formatting import _rows as formatting
-from lessonlib.formatting._rows import IGNORED
+from lessonlib.formatting import _text_column as text_column
+from lessonlib.formatting._text_column import IGNORED
 from lessonlib.runtime import _language as language
 from lessonlib.runtime._language import LessonError
 from lessonlib.runtime._paths import twin_dir
@@ -23,6 +25,20 @@ ROWS = [
 def dataset(*completions, prompt="Human: hi Assistant:"):
     rows = [{"prompt": prompt, "completion": completion} for completion in completions]
     return Dataset.from_list(rows)
+
+
+def counted(data, *, pad):
+    """What rows or a padded batch are made of; labels with loss are those other than -100."""
+    columns = (data[name] for name in ("input_ids", "labels"))
+    ids, labels = ([torch.as_tensor(row) for row in column] for column in columns)
+    trained = [row != IGNORED for row in labels]
+    padded = [row == pad for row in ids]
+    return {
+        "content": sum(int((~row).sum()) for row in padded),
+        "padding": sum(int(row.sum()) for row in padded),
+        "with_loss": sum(int(row.sum()) for row in trained),
+        "padding_with_loss": sum(int((one & two).sum()) for one, two in zip(padded, trained, strict=True)),
+    }
 
 
 @pytest.fixture
@@ -200,76 +216,13 @@ def test_wrong_input_is_refused(tokenizer):
         formatting.encode(dataset(" yes"), tokenizer, max_length=99, train_on="answer")
 
 
-def test_token_table_shows_which_tokens_carry_loss(tokenizer):
-    row = formatting.encode(dataset(" yes", prompt="Assistant:"), tokenizer, max_length=99)[0]
-    table = formatting.token_table(row, tokenizer)
-    assert list(table.columns) == ["position", "token", "id", "label", "loss"]
-    assert table["id"].tolist() == row["input_ids"]
-    assert "".join(table.loc[table["loss"], "token"]) == " yes</s>"
-    assert "".join(table.loc[~table["loss"], "token"]) == "Assistant:"
-    assert table["position"].tolist() == list(range(len(row["labels"])))
-
-
-def test_token_table_shows_pieces_of_a_character_as_bytes(tokenizer):
-    ids = tokenizer("ỷ")["input_ids"]
-    assert len(ids) > 1  # the small vocabulary has to split this letter
-    table = formatting.token_table({"input_ids": ids, "labels": ids}, tokenizer)
-    shown = " ".join(token.strip("<>") for token in table["token"])
-    assert bytes.fromhex(shown).decode() == "ỷ"
-
-
-def test_token_table_wants_labels(tokenizer):
-    with pytest.raises(LessonError, match="'labels' is missing; there is: input_ids"):
-        formatting.token_table({"input_ids": [1]}, tokenizer)
-
-
-def test_loss_share_of_rows(tokenizer):
-    rows = formatting.encode(dataset(" yes", " no"), tokenizer, max_length=99)
-    counts = formatting.loss_share(rows)
-    tokens = sum(len(row["input_ids"]) for row in rows)
-    trained = sum(label != IGNORED for row in rows for label in row["labels"])
-    assert counts == {"tokens": tokens, "content": tokens, "padding": 0, "with_loss": trained,
-                      "padding_with_loss": 0, "share": trained / tokens}
-    assert counts == formatting.loss_share(list(rows))
-
-
-def test_loss_share_shows_the_padding_mistake(tokenizer):
-    """Padded with <pad> first, pad_token = eos_token after: the collator no longer knows what padding is."""
-    text = "Human: hi Assistant: yes"
-    content = len(tokenizer(text)["input_ids"])
-    padded = tokenizer(text, padding="max_length", max_length=64)
-    late = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.backend_tokenizer, eos_token="</s>", pad_token="</s>"
-    )
-    wrong = formatting.loss_share(DataCollatorForLanguageModeling(late, mlm=False)([padded]))
-    right = formatting.loss_share(DataCollatorForLanguageModeling(tokenizer, mlm=False)([padded]))
-    assert (wrong["with_loss"], wrong["padding_with_loss"], wrong["share"]) == (64, 64 - content, 1.0)
-    assert (right["with_loss"], right["padding_with_loss"]) == (content, 0)
-    assert wrong["content"] == right["content"] == content
-
-
-def test_loss_share_knows_padding_from_the_pad_id_where_there_is_no_mask():
-    batch = {"input_ids": [[5, 6, 3], [7, 3, 3]], "labels": [[-100, 6, -100], [7, 3, -100]]}
-    counts = formatting.loss_share(batch, pad_token_id=3)
-    assert (counts["tokens"], counts["padding"]) == (6, 3)
-    assert (counts["with_loss"], counts["padding_with_loss"]) == (3, 1)
-    assert formatting.loss_share(batch)["padding"] == 0
-
-
-def test_loss_share_refuses_what_it_cannot_count():
-    with pytest.raises(LessonError, match="'labels' is missing"):
-        formatting.loss_share([{"input_ids": [1, 2]}])
-    with pytest.raises(LessonError, match="no tokens to count"):
-        formatting.loss_share([])
-
-
 def test_trl_s_own_collator_takes_the_rows_as_they_are(tokenizer):
     """Why there is no collator here: padding and the labels' -100 come from TRL."""
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling as TrlCollator
 
     rows = formatting.encode(dataset(" yes", " yes yes yes"), tokenizer, max_length=99)
     batch = TrlCollator(pad_token_id=3)(list(rows))
-    before, after = formatting.loss_share(rows), formatting.loss_share(batch)
+    before, after = counted(rows, pad=3), counted(batch, pad=3)
     assert after["padding"] > 0 == after["padding_with_loss"]
     assert (after["content"], after["with_loss"]) == (before["content"], before["with_loss"])
 
@@ -296,78 +249,67 @@ def talks():
     return Dataset.from_list([{"id": "a", "messages": TALK}, {"id": "b", "messages": SHORT}])
 
 
+def as_text(talks, tokenizer):
+    """Each conversation as one string, as recipes with a column `text` make it."""
+    made = [tokenizer.apply_chat_template(said, tokenize=False, **LLAMA_DATE) for said in talks["messages"]]
+    return texts(*made)
+
+
 def texts(*said):
     return Dataset.from_dict({"text": list(said)})
 
 
-def test_as_text_is_what_the_template_writes_and_nothing_else(llama, talks):
-    made = formatting.as_text(talks, llama, template_options=LLAMA_DATE)
-    assert made.column_names == ["text"]
-    assert made["text"][0] == (
-        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December "
-        "2023\nToday Date: 26 Jul 2024\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
-        "Học máy là gì?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nMột nhánh của AI.<|eot_id|>"
-    )
-
-
-def test_as_text_needs_messages_and_a_template(llama, tokenizer, talks):
-    with pytest.raises(LessonError, match="Column 'messages'.*is missing; the data has: text"):
-        formatting.as_text(texts("a"), llama)
-    with pytest.raises(LessonError, match="no chat template"):
-        formatting.as_text(talks, tokenizer)
-
-
 def test_a_rendered_text_gets_a_second_bos_and_is_refused(llama, talks):
-    made = formatting.as_text(talks, llama, template_options=LLAMA_DATE)
+    made = as_text(talks, llama)
     bos = llama.bos_token_id
     assert llama(made["text"][0])["input_ids"][:2] == [bos, bos]
     with pytest.raises(LessonError, match=r"Row 0 has 2 opening tokens '<\|begin_of_text\|>'.*"
-                       "'messages' to chat.encode, or tokenise with add_special_tokens=False"):
-        formatting.check_text(made, llama)
-    formatting.check_text(made, llama, add_special_tokens=False)
+                       "'messages' to formatting.encode_chats, or tokenise with add_special_tokens=False"):
+        text_column.check_text(made, llama)
+    text_column.check_text(made, llama, add_special_tokens=False)
     clean = texts(*(said.removeprefix("<|begin_of_text|>") for said in made["text"]))
-    formatting.check_text(clean, llama)
+    text_column.check_text(clean, llama)
     with pytest.raises(LessonError, match="Row 1 has 2 opening"):  # the row at fault is named
-        formatting.check_text(texts(clean["text"][0], made["text"][1]), llama)
+        text_column.check_text(texts(clean["text"][0], made["text"][1]), llama)
     language.use("vi")
     with pytest.raises(LessonError, match="Dòng 0 có 2 token mở đầu"):
-        formatting.check_text(made, llama)
+        text_column.check_text(made, llama)
 
 
 def test_a_text_without_bos_is_refused_only_where_the_model_knows_one(llama, tokenizer, talks):
-    made = formatting.as_text(talks, llama, template_options=LLAMA_DATE)
+    made = as_text(talks, llama)
     bare = texts(made["text"][0], made["text"][1].removeprefix("<|begin_of_text|>"))
     with pytest.raises(LessonError, match=r"Row 1 has no opening token '<\|begin_of_text\|>' \(count 0\)"):
-        formatting.check_text(bare, llama, add_special_tokens=False)
-    formatting.check_text(texts("Human: hi Assistant: yes</s>"), tokenizer)  # BLOOM's kind opens with nothing
+        text_column.check_text(bare, llama, add_special_tokens=False)
+    text_column.check_text(texts("Human: hi Assistant: yes</s>"), tokenizer)  # BLOOM opens with nothing
 
 
 @pytest.mark.parametrize("end", ["", "\n", "<|start_header_id|>assistant<|end_header_id|>\n\n"])
 def test_a_text_without_an_end_token_is_refused(llama, talks, end):
-    whole = formatting.as_text(talks, llama, template_options=LLAMA_DATE)["text"][0]
+    whole = as_text(talks, llama)["text"][0]
     open_ended = whole.removesuffix("<|eot_id|>") + end
     with pytest.raises(LessonError, match=r"Row 0 does not end with an end token \('<\|eot_id\|>'; count 0"):
-        formatting.check_text(texts(open_ended), llama, add_special_tokens=False)
+        text_column.check_text(texts(open_ended), llama, add_special_tokens=False)
 
 
 @pytest.mark.parametrize("extra", ["<|eot_id|>", "\n<|eot_id|>", "\n"])
 def test_a_second_end_token_is_refused_and_so_is_a_line_break_that_makes_trl_add_one(llama, talks, extra):
-    whole = formatting.as_text(talks, llama, template_options=LLAMA_DATE)["text"][0]
+    whole = as_text(talks, llama)["text"][0]
     with pytest.raises(LessonError, match=r"Row 0 ends with 2 tokens '<\|eot_id\|>' in a row"):
-        formatting.check_text(texts(whole + extra), llama, add_special_tokens=False)
+        text_column.check_text(texts(whole + extra), llama, add_special_tokens=False)
 
 
 def test_two_different_end_tokens_are_fine_where_the_template_writes_both(talks):
     phi3 = AutoTokenizer.from_pretrained(twin_dir("phi3"))
-    made = formatting.as_text(talks, phi3)
+    made = as_text(talks, phi3)
     assert made["text"][0].endswith("<|end|>\n<|endoftext|>")
-    formatting.check_text(made, phi3)
+    text_column.check_text(made, phi3)
     turn_only = texts(made["text"][0].removesuffix("<|endoftext|>"))  # TRL then adds <|endoftext|>
-    formatting.check_text(turn_only, phi3)
+    text_column.check_text(turn_only, phi3)
 
 
 def test_check_text_and_text_loss_want_text(llama, talks):
-    for check in (formatting.check_text, lambda data, tok: formatting.text_loss(data, talks, tok)):
+    for check in (text_column.check_text, lambda data, tok: text_column.text_loss(data, talks, tok)):
         with pytest.raises(LessonError, match="no column 'text'; the data has: id, messages"):
             check(talks, llama)
         with pytest.raises(LessonError, match="There are no rows"):
@@ -378,15 +320,14 @@ def test_check_text_and_text_loss_want_text(llama, talks):
 
 def test_text_loss_counts_what_trl_really_trains(llama, talks, tmp_path):
     """The figures of the row "text" come out of TRL's own SFTTrainer, the others from chat.encode."""
-    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
     from trl import SFTConfig, SFTTrainer
 
-    made = formatting.as_text(talks, llama, template_options=LLAMA_DATE)
+    made = as_text(talks, llama)
     made = texts(*made["text"], made["text"][0].removesuffix("<|eot_id|>"))  # TRL adds EOS to the last one
     three = Dataset.from_list([*talks, {"id": "c", "messages": TALK}])
     encoded = chat.encode(three, llama, max_length=200, template_options=LLAMA_DATE)
-    found = formatting.text_loss(made, encoded, llama)
+    found = text_column.text_loss(made, encoded, llama)
 
     config = LlamaConfig(
         vocab_size=len(llama), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
@@ -399,24 +340,24 @@ def test_text_loss_counts_what_trl_really_trains(llama, talks, tmp_path):
     model = LlamaForCausalLM(config).to(torch.float32)
     trainer = SFTTrainer(model, arguments, train_dataset=made, processing_class=llama)
     batch = trainer.data_collator(list(trainer.train_dataset))
-    trained = formatting.loss_share(batch, pad_token_id=llama.pad_token_id)
+    trained = counted(batch, pad=llama.pad_token_id)
     assert trained["padding"] > 0 == trained["padding_with_loss"]
     assert found.loc["text", "tokens"] == trained["content"]
     assert found.loc["text", "with_loss"] == trained["with_loss"]
     opened = [row.tolist().count(llama.bos_token_id) for row in batch["input_ids"]]
     assert opened == [2, 2, 2] and found["bos"].tolist() == [2, 1]
 
-    ours = formatting.loss_share(encoded)
+    ours = counted(encoded, pad=llama.pad_token_id)
     assert found.loc["messages", ["tokens", "with_loss", "prompt", "prompt_share"]].tolist() == [
-        ours["tokens"], ours["with_loss"], 0, 0
+        ours["content"], ours["with_loss"], 0, 0
     ]
-    assert found.loc["text", "tokens"] == ours["tokens"] + 3  # one more BOS in each row
+    assert found.loc["text", "tokens"] == ours["content"] + 3  # one more BOS in each row
     assert found.loc["text", "prompt"] == trained["with_loss"] - ours["with_loss"]
     assert found.loc["text", "prompt_share"] == 1 - ours["with_loss"] / trained["with_loss"] > 0.5
 
 
 def test_text_loss_wants_the_same_rows_twice(llama, talks):
-    made = formatting.as_text(talks, llama, template_options=LLAMA_DATE)
+    made = as_text(talks, llama)
     encoded = chat.encode(talks, llama, max_length=200, template_options=LLAMA_DATE)
     with pytest.raises(LessonError, match="'text' has 2 rows but the encoded data has 1"):
-        formatting.text_loss(made, encoded.select([0]), llama)
+        text_column.text_loss(made, encoded.select([0]), llama)

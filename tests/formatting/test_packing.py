@@ -6,7 +6,7 @@ from datasets import Dataset
 
 from lessonlib.evaluation._parity import packing_leak
 from lessonlib.formatting import _chat as chat
-from lessonlib.formatting._rows import IGNORED
+from lessonlib.formatting._text_column import IGNORED
 from lessonlib.runtime._detect import detect
 from lessonlib.runtime._language import LessonError
 from lessonlib.training import _trainer as training

@@ -286,7 +286,8 @@ def test_phi3_is_pefts_before_and_after_ten_steps(names):
     )
     theirs = peft.get_peft_model(theirs, config)
     copy_from_peft(peft_pairs(ours, theirs, paths))
-    assert lora.trainable_parameters(ours) == lora.trainable_parameters(theirs)
+    one, two = (sum(it.numel() for it in model.parameters() if it.requires_grad) for model in (ours, theirs))
+    assert one == two > 0
     ids = torch.arange(40).remainder(64).view(2, 20)
     same(ours(ids).logits, theirs(ids).logits)
     start = {path: ours.get_submodule(path).lora_B.detach().clone() for path in paths}

@@ -10,8 +10,10 @@ from peft import LoraConfig, PeftModel
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
+from lessonlib.evaluation import _parity as parity
 from lessonlib.export import _saving as export
 from lessonlib.lora import _config as lora
+from lessonlib.lora import _rows as rows_module
 from lessonlib.lora import _tokens as special_tokens
 from lessonlib.models import _loading as models
 from lessonlib.runtime import _detect as runtime
@@ -201,7 +203,7 @@ def test_names_that_are_merely_related_are_taken(tiny_gemma2, words):
 
 def test_a_model_with_adapters_is_refused(base, words, plain):
     tuned = tuned_on(base, words, plain)
-    with pytest.raises(LessonError, match="has adapters already.*Call special_tokens.add on the base"):
+    with pytest.raises(LessonError, match="has adapters already.*Call lora.add_tokens on the base"):
         special_tokens.add(tuned, words, ["<tools>", "</tools>"])
 
 
@@ -268,7 +270,7 @@ def test_a_saved_adapter_is_small_and_fits_a_fresh_base(base, tokenizer, words, 
         fresh = load(base)
         special_tokens.add(fresh, its_words, TAGS)
         again = PeftModel.from_pretrained(fresh, folder)
-        assert export.parity(tuned, again, words, PROMPTS, tolerance=1e-5, second_tokenizer=its_words).ok
+        assert parity.parity(tuned, again, words, PROMPTS, tolerance=1e-5, second_tokenizer=its_words).ok
 
 
 @pytest.mark.parametrize("four_bits", [False, True])
@@ -283,7 +285,7 @@ def test_the_merged_model_read_back_says_the_same(request, name, four_bits, word
         options = {"quantization_config": models._nf4(four), "device_map": {"": "cpu"}}
     tuned = tuned_on(tmp_path / "base", words, plain, **options)
     ids = words.convert_tokens_to_ids(TAGS)
-    trained = {path: rows.clone() for path, rows in lora.trained_rows(tuned).items()}
+    trained = {path: rows.clone() for path, rows in rows_module.trained_rows(tuned).items()}
     old = {path: tuned.get_submodule(path).token_adapter.get_base_layer().weight.clone() for path in trained}
     export.merge(tuned, words, tmp_path / "merged")
     merged, saved = load(tmp_path / "merged"), AutoTokenizer.from_pretrained(tmp_path / "merged")
@@ -295,7 +297,7 @@ def test_the_merged_model_read_back_says_the_same(request, name, four_bits, word
         assert torch.equal(weight[ids], rows) and torch.equal(weight[: ids[0]], old[path][: ids[0]])
         base_rows = tuned.get_submodule(path).token_adapter.get_base_layer().weight
         assert torch.equal(base_rows, old[path])  # the learner's model is left alone
-    assert export.parity(tuned, merged, words, PROMPTS, tolerance=1e-4, second_tokenizer=saved).ok
+    assert parity.parity(tuned, merged, words, PROMPTS, tolerance=1e-4, second_tokenizer=saved).ok
 
 
 def test_rows_count_as_an_effect_only_where_they_moved(base, words, plain, tmp_path):
@@ -304,7 +306,7 @@ def test_rows_count_as_an_effect_only_where_they_moved(base, words, plain, tmp_p
     tuned = lora.attach(model, lora.lora_config(model, r=4, new_tokens=ids), plain)
     with pytest.raises(LessonError, match="adapter has no effect"):
         export.save_adapter(tuned, words, tmp_path / "adapter")
-    rows = next(iter(lora.trained_rows(tuned).values()))
+    rows = next(iter(rows_module.trained_rows(tuned).values()))
     with torch.no_grad():
         rows[0, 0] += 0.5
     assert export.save_adapter(tuned, words, tmp_path / "adapter").is_dir()
@@ -373,7 +375,7 @@ def test_the_trainers_loss_reaches_the_rows_as_the_plain_one_does(base, tokenize
     model, words = load(base), copy.deepcopy(tokenizer)
     ids = special_tokens.add(model, words, TAGS)
     tuned = lora.attach(model, lora.lora_config(model, r=4, new_tokens=ids), plain)
-    rows = next(iter(lora.trained_rows(tuned).values()))
+    rows = next(iter(rows_module.trained_rows(tuned).values()))
     batch = torch.tensor([[5, ids[2], 6, ids[3], ids[0], 7, ids[1], 2]])
 
     def gradient():

@@ -48,8 +48,8 @@ def pip(tmp_path, monkeypatch):
     """A pip that has one archive to give, of the pinned hashes; it notes what it was asked."""
     archive = sdist(tmp_path / "llama_cpp_python-9.tar.gz", KEPT | OTHERS)
     monkeypatch.setenv("LESSONLIB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(llama_cpp_tools, "SDIST_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
-    monkeypatch.setattr(llama_cpp_tools, "KEPT_SHA256", digest(KEPT))
+    monkeypatch.setattr(llama_cpp_tools, "_SDIST_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
+    monkeypatch.setattr(llama_cpp_tools, "_KEPT_SHA256", digest(KEPT))
     asked = SimpleNamespace(archive=archive, commands=[], requirements=[])
 
     def pip(arguments, **environment):
@@ -76,7 +76,7 @@ def test_it_is_downloaded_once_and_only_the_converter_is_kept(pip, tmp_path):
     tools = llama_cpp_tools.find(say=said.append)
     assert said == [f"Downloading llama.cpp's converter {llama_cpp_tools.VERSION} (77 MB, once)..."]
     assert pip.requirements == [
-        f"llama-cpp-python=={llama_cpp_tools.VERSION} --hash=sha256:{llama_cpp_tools.SDIST_SHA256}\n"
+        f"llama-cpp-python=={llama_cpp_tools.VERSION} --hash=sha256:{llama_cpp_tools._SDIST_SHA256}\n"
     ]
     folder = tmp_path / "cache" / f"llama.cpp-{llama_cpp_tools.VERSION}"
     assert files(folder) == KEPT
@@ -128,7 +128,7 @@ def test_a_download_with_another_hash_is_refused(pip, tmp_path):
 
 
 def test_what_was_unpacked_is_checked_too(pip, tmp_path, monkeypatch):
-    monkeypatch.setattr(llama_cpp_tools, "KEPT_SHA256", digest(KEPT | {"conversion/more.py": b"expected"}))
+    monkeypatch.setattr(llama_cpp_tools, "_KEPT_SHA256", digest(KEPT | {"conversion/more.py": b"expected"}))
     with pytest.raises(LessonError, match="that came does not have the known hash"):
         llama_cpp_tools.find()
     assert not any((tmp_path / "cache").iterdir())
@@ -241,7 +241,7 @@ def test_missing_packages_are_named_with_the_cure(package, monkeypatch):
 def test_the_pins_are_those_of_the_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extra = [Requirement(line) for line in project["optional-dependencies"]["gguf"]]
-    ours = [Requirement(line) for line in llama_cpp_tools.PACKAGES]
+    ours = [Requirement(line) for line in llama_cpp_tools._PACKAGES]
     assert {r.name: str(r.specifier) for r in ours} == {r.name: str(r.specifier) for r in extra}
 
 
@@ -274,7 +274,7 @@ def test_what_is_missing_is_compiled(pip, package, monkeypatch, wanted):
     monkeypatch.setattr(llama_cpp_tools, "_pip", installs)
     llama_cpp_tools.install(say=said.append)
     assert pip.commands[0] == (
-        ["install", *llama_cpp_tools.PACKAGES], {"CMAKE_ARGS": wanted or llama_cpp_tools.FLAGS}
+        ["install", *llama_cpp_tools._PACKAGES], {"CMAKE_ARGS": wanted or llama_cpp_tools._FLAGS}
     )  # fmt: skip
     assert [line.split()[0] for line in said] == ["Compiling", "Downloading"]
 

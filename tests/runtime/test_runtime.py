@@ -199,7 +199,7 @@ def test_a_gpu_profile_without_gpu_names_the_menu():
 
 @pytest.mark.parametrize("name", ["family", "profile", "dtype", "attention", "quantisation", "backend"])
 def test_an_unknown_choice_lists_the_known_ones(name):
-    with pytest.raises(LessonError, match=f"{name}='fast'.*{runtime.CHOICES[name][-1]}"):
+    with pytest.raises(LessonError, match=f"{name}='fast'.*{runtime._CHOICES[name][-1]}"):
         runtime.detect(gpu=None, **{name: "fast"})
 
 
@@ -246,7 +246,7 @@ def test_a_work_folder_that_cannot_be_written_is_an_error(tmp_path):
 
 def test_kaggle_works_in_its_own_folder(monkeypatch, tmp_path):
     kaggle(monkeypatch, get=lambda name: None)
-    monkeypatch.setattr(runtime, "KAGGLE_FOLDER", tmp_path / "working")
+    monkeypatch.setattr(runtime, "_KAGGLE_FOLDER", tmp_path / "working")
     found = runtime.detect(gpu=None)
     assert (found.platform, found.work) == ("kaggle", tmp_path / "working")
 
@@ -254,7 +254,7 @@ def test_kaggle_works_in_its_own_folder(monkeypatch, tmp_path):
 def test_drive_is_mounted_when_asked_and_only_then(monkeypatch, tmp_path):
     mounted = []
     colab(monkeypatch, mount=mounted.append)
-    monkeypatch.setattr(runtime, "DRIVE_FOLDER", tmp_path / "drive")
+    monkeypatch.setattr(runtime, "_DRIVE_FOLDER", tmp_path / "drive")
     assert runtime.detect(gpu=None).work == tmp_path / "runs"
     assert mounted == []
     found = runtime.detect(gpu=None, drive=True)
@@ -269,14 +269,14 @@ def test_refused_drive_is_said_and_the_lesson_goes_on_locally(monkeypatch, tmp_p
         raise ValueError("mount failed")
 
     colab(monkeypatch, mount=refuse)
-    monkeypatch.setattr(runtime, "DRIVE_FOLDER", tmp_path / "drive")
+    monkeypatch.setattr(runtime, "_DRIVE_FOLDER", tmp_path / "drive")
     assert runtime.detect(gpu=None, drive=True).work == tmp_path / "runs"
     assert "Google Drive was not mounted (mount failed)" in capsys.readouterr().out
 
 
 def test_headless_runs_never_ask_for_drive(monkeypatch, tmp_path):
     colab(monkeypatch, mount=lambda path: pytest.fail("opened a window nobody sees"))
-    monkeypatch.setattr(runtime, "DRIVE_FOLDER", tmp_path / "drive")
+    monkeypatch.setattr(runtime, "_DRIVE_FOLDER", tmp_path / "drive")
     monkeypatch.setenv("LESSONLIB_HEADLESS", "1")
     assert runtime.detect(gpu=None, drive=True).work == tmp_path / "runs"
 
@@ -402,14 +402,14 @@ def test_restart_is_needed_when_the_imported_version_is_no_longer_the_installed_
             raise importlib.metadata.PackageNotFoundError(name)
         return on_disk[name]
 
-    monkeypatch.setattr(runtime, "WATCHED", ("pyarrow", "torch", "peft", "not_imported"))
+    monkeypatch.setattr(runtime, "_WATCHED", ("pyarrow", "torch", "peft", "not_imported"))
     monkeypatch.setattr(importlib.metadata, "version", version)
     assert runtime.restart_needed() == ["pyarrow 18.1.0 -> 21.0.0", "peft 0.20.0 -> -"]
 
 
 def test_every_watched_package_tells_its_version_truly():
     """Else a fresh kernel would be told to restart, again and again."""
-    for name in runtime.WATCHED:
+    for name in runtime._WATCHED:
         assert importlib.import_module(name).__version__
     assert runtime.restart_needed() == []
 

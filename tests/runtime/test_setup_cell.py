@@ -46,7 +46,7 @@ def host(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", version)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: found if machine.has_lessonlib else None)
     monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(runtime, "WATCHED", ("pyarrow",))
+    monkeypatch.setattr(runtime, "_WATCHED", ("pyarrow",))
     monkeypatch.delitem(sys.modules, "pyarrow", raising=False)
     monkeypatch.delitem(sys.modules, "google.colab", raising=False)
     for name in ("KAGGLE_KERNEL_RUN_TYPE", "COLAB_RELEASE_TAG"):

@@ -469,23 +469,3 @@ def test_rows_can_be_rendered_and_encoded():
     assert not any("{tool_call}" in it["content"] for it in first)  # the old instructions are gone
     encoded = chat.encode(said, PreTrainedTokenizerFast.from_pretrained(twin_dir("phi3")), max_length=1000)
     assert len(encoded) == 2
-
-
-def test_splits_share_no_set_of_tools():
-    offers = [[TIDE, FERRY], [FERRY, TIDE], [TIDE], [FERRY], [bare()], [bare(), TIDE]]
-    rows = [talk(("h", str(n)), BYE, offered=offered) for n, offered in enumerate(offers * 2)]
-    made, _ = hub_calls.from_hermes(table(*rows))
-    parts = hub_calls.split_by_tools(made, {"train": 0.6, "test": 0.4})
-
-    def sets(part):
-        return {frozenset(it["function"]["name"] for it in json.loads(said)) for said in part["tools"]}
-
-    assert not sets(parts["train"]) & sets(parts["test"])
-    assert len(sets(parts["train"])) == 3 and len(sets(parts["test"])) == 2
-    assert sorted([*parts["train"]["id"], *parts["test"]["id"]]) == made["id"][:]
-    assert parts["train"].column_names == made.column_names
-
-
-def test_splitting_needs_tools():
-    with pytest.raises(LessonError, match="There is no column 'tools'. Columns: text"):
-        hub_calls.split_by_tools(Dataset.from_dict({"text": ["a"]}), {"a": 0.5, "b": 0.5})

@@ -8,7 +8,7 @@ import pytest
 from lessonlib.runtime import _language as language
 from lessonlib.runtime._language import LessonError
 from lessonlib.tools._generation import generator, replies
-from lessonlib.tools._loop import UNREADABLE, converse
+from lessonlib.tools._loop import _UNREADABLE, converse
 from lessonlib.tools._rendering import render
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*made harmless")
@@ -139,7 +139,7 @@ def test_what_cannot_be_read_is_told_once_and_ends_the_loop_the_second_time(func
     told = model.seen[1][-1]
     assert told["role"] == "tool"
     assert found.steps[0].parsed.problems[0] in json.loads(told["content"])["error"]
-    assert model.seen[1][-2]["tool_calls"] == [as_message(UNREADABLE, text=broken)]
+    assert model.seen[1][-2]["tool_calls"] == [as_message(_UNREADABLE, text=broken)]
     assert render(found.messages, TOOLS)
 
     mended = converse(Scripted(broken, CALL, "31 độ."), ASKED, functions, schemas=TOOLS)
@@ -151,7 +151,7 @@ def test_of_two_calls_the_one_that_can_be_read_runs(functions):
     found = converse(model, ASKED, functions, schemas=TOOLS)
     assert ran(functions) == ["Huế"] and found.stopped == "answered"
     answered = [message["name"] for message in found.messages if message["role"] == "tool"]
-    assert answered == ["get_weather", UNREADABLE]
+    assert answered == ["get_weather", _UNREADABLE]
     assert render(found.messages, TOOLS)
 
 
@@ -372,7 +372,8 @@ def test_the_language_of_the_instruction_is_the_notebooks_or_ones_own(gemma, mon
     model, told = gemma
     asked = []
     monkeypatch.setattr(
-        "lessonlib.evaluation._answers.continuations", lambda model, tokenizer, given, **_: asked.extend(given) or [[]]
+        "lessonlib.evaluation._answers.continuations",
+        lambda model, tokenizer, given, **_: asked.extend(given) or [[]],
     )
     language.use("vi")
     generator(model, told, TOOLS)(ASKED)

@@ -273,7 +273,7 @@ def test_twenty_calls_are_taken_and_more_are_not():
 
 def test_a_megabyte_is_not_read():
     made = tools.parse(tag(HUE_JSON) + "x" * 1_000_000)
-    assert made.calls == [] and len(made.content) == parsing.LENGTH
+    assert made.calls == [] and len(made.content) == parsing._LENGTH
     letters = 1_000_000 + len(tag(HUE_JSON))
     assert made.problems == [f"the answer has {letters} letters, more than 20000: it was not read"]
 
@@ -290,8 +290,8 @@ def test_repetition_is_gone_over_once(unit, monkeypatch):
     read = []
     real = literals.read
     monkeypatch.setattr(parsing, "read", lambda *given: (read.append(1), real(*given))[1])
-    made = tools.parse((unit * 20_000)[: parsing.LENGTH])
-    assert made.calls == [] and len(read) <= parsing.CALLS + 1
+    made = tools.parse((unit * 20_000)[: parsing._LENGTH])
+    assert made.calls == [] and len(read) <= parsing._CALLS + 1
 
 
 def test_an_answer_has_to_be_text():

@@ -11,12 +11,12 @@ from datasets import Dataset, DatasetDict
 from lessonlib import tools
 from lessonlib.evaluation import _answers as evaluation
 from lessonlib.formatting import _chat as chat
-from lessonlib.formatting._rows import IGNORED
+from lessonlib.formatting._text_column import IGNORED
 from lessonlib.runtime import _language as language
 from lessonlib.runtime._language import LessonError
 from lessonlib.tools._conversations import checked
 from lessonlib.tools._marks import harmless
-from lessonlib.tools._rendering import FAMILIES, STYLES
+from lessonlib.tools._rendering import _FAMILIES, _STYLES
 
 # As Gemma-2's stock template behaves: no system role, turns in strict order, "model" for assistant, trimmed.
 GEMMA2 = """\
@@ -220,7 +220,7 @@ def test_nothing_that_was_given_is_changed():
 # through the templates
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", _STYLES)
 @pytest.mark.parametrize("family", ["gemma2", "phi3"])
 def test_rows_pass_chat_encode_and_only_the_models_own_words_are_learnt(templated, family, style):
     tokenizer = templated(family)
@@ -490,7 +490,7 @@ def test_templates_that_do_not_fit_the_family(templated, tokenizer):
 
 
 def test_every_family_and_style_renders_a_prompt(templated):
-    for family in FAMILIES:
-        for style in STYLES:
+    for family in _FAMILIES:
+        for style in _STYLES:
             prompt = tools.prompts(tools.turns(rows(TALK)), templated(family), family=family, style=style)[0]
             assert "get_weather" in prompt and ASK["content"] in prompt

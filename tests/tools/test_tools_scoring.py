@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from bfcl import from_bfcl
 
 from lessonlib.evaluation import _scoring as intervals
 from lessonlib.runtime import _language as language
 from lessonlib.runtime._language import LessonError
 from lessonlib.tools import _scoring as scoring
+from lessonlib.tools import _verdicts as verdicts
 from lessonlib.tools._parsing import Parsed, parse
-from lessonlib.tools._scoring import OneOf
-from lessonlib.tools._verdicts import said
+from lessonlib.tools._verdicts import OneOf, said
 
 BFCL = json.loads((Path(__file__).parent / "bfcl_cases.json").read_text(encoding="utf-8"))
 # The leaderboard's kinds of error; where parallel calls find no partner it names none.
@@ -53,7 +54,7 @@ def said_by(*calls, content="", problems=()):
 
 
 def judged(expected, got, **options):
-    return scoring.score_call(expected, got, TOOLS, **options)
+    return verdicts.score_turn([expected], said_by(got), TOOLS, **options)
 
 
 # ---------------------------------------------------------------- the leaderboard's verdicts
@@ -66,15 +67,15 @@ def ids(case):
 @pytest.mark.parametrize("case", BFCL["cases"], ids=ids)
 def test_a_published_case_is_judged_as_by_the_leaderboards_own_checker(case):
     source = BFCL["functions"][case["source"]]
-    schemas, expected = scoring.from_bfcl(source["function"], source["ground_truth"])
-    verdict = scoring.score_turn(expected, said_by(*case["calls"]), schemas, strings="bfcl")
+    schemas, expected = from_bfcl(source["function"], source["ground_truth"])
+    verdict = verdicts.score_turn(expected, said_by(*case["calls"]), schemas, strings="bfcl")
     if "differs" in case:
         assert verdict.ok != case["valid"]
         return
     assert verdict.ok == case["valid"]
     place, kind = (case["error_type"] or "none:none").split(":")
     if kind == "cannot_find_match":
-        assert verdict.error in scoring.ERRORS[4:]
+        assert verdict.error in verdicts.ERRORS[4:]
     elif case["calls"] and case["change"] != "list_item_type":  # a type that BFCL calls a value: see verdicts
         theirs = {"type_error": "type", "value_error": "value", "none": None}.get(place, KINDS.get(kind))
         assert verdict.error == theirs
@@ -94,10 +95,10 @@ def test_without_the_option_only_spelling_makes_a_difference():
     differ = set()
     for case in BFCL["cases"]:
         source = BFCL["functions"][case["source"]]
-        schemas, expected = scoring.from_bfcl(source["function"], source["ground_truth"])
+        schemas, expected = from_bfcl(source["function"], source["ground_truth"])
         got = said_by(*case["calls"])
-        loose = scoring.score_turn(expected, got, schemas, strings="bfcl")
-        if loose.ok != scoring.score_turn(expected, got, schemas).ok:
+        loose = verdicts.score_turn(expected, got, schemas, strings="bfcl")
+        if loose.ok != verdicts.score_turn(expected, got, schemas).ok:
             assert loose.ok
             differ.add(case["change"])
     assert differ == {"case", "key_case", "punct", "sign", "list_case"}
@@ -205,7 +206,7 @@ def test_whatever_a_model_wrote_can_be_shown():
 
 
 def turn(expected, *calls, **more):
-    return scoring.score_turn(expected, said_by(*calls, **more), TOOLS)
+    return verdicts.score_turn(expected, said_by(*calls, **more), TOOLS)
 
 
 def test_a_turn_without_wanted_calls_is_right_when_none_is_made():
@@ -227,9 +228,9 @@ def test_a_turn_says_whether_nothing_came_too_many_came_or_it_cannot_be_read():
 
 def test_what_the_parser_reads_can_be_judged():
     text = '<think>x</think><tool_call>{"name":"get_weather","arguments":{"city":"Huế"}}</tool_call>'
-    assert scoring.score_turn([weather(city="Huế")], parse(text), TOOLS).ok
-    assert scoring.score_turn([weather(city="Huế")], parse(text[:-20]), TOOLS).error == "unreadable"
-    assert scoring.score_turn([], parse("Xin lỗi, không có công cụ nào."), TOOLS).ok
+    assert verdicts.score_turn([weather(city="Huế")], parse(text), TOOLS).ok
+    assert verdicts.score_turn([weather(city="Huế")], parse(text[:-20]), TOOLS).error == "unreadable"
+    assert verdicts.score_turn([], parse("Xin lỗi, không có công cụ nào."), TOOLS).ok
 
 
 def test_parallel_calls_may_come_in_any_order_but_each_fits_only_once():
@@ -253,17 +254,17 @@ def test_the_error_of_parallel_calls_is_that_of_the_nearest():
 
 def test_a_wanted_call_of_a_tool_that_is_not_offered_is_a_mistake_in_the_data():
     with pytest.raises(LessonError, match="'get_weather', but the tools offered are: set_alarm"):
-        scoring.score_turn([weather(city="Huế")], said_by(), [ALARM])
+        verdicts.score_turn([weather(city="Huế")], said_by(), [ALARM])
     with pytest.raises(LessonError, match="the tools offered are: -. Score each row with its own schemas"):
-        scoring.score_call(weather(city="Huế"), weather(city="Huế"), [])
+        verdicts.score_turn([weather(city="Huế")], said_by(weather(city="Huế")), [])
     language.use("vi")
     with pytest.raises(LessonError, match="Đáp án gọi 'get_weather', nhưng chỉ có các công cụ: set_alarm"):
-        scoring.score_turn([weather(city="Huế")], said_by(), [ALARM])
+        verdicts.score_turn([weather(city="Huế")], said_by(), [ALARM])
 
 
 def test_an_unknown_way_to_compare_strings_is_refused():
     with pytest.raises(LessonError, match="strings='loose': choose 'exact'.* or 'bfcl'"):
-        scoring.score_turn([], said_by(), [], strings="loose")
+        verdicts.score_turn([], said_by(), [], strings="loose")
 
 
 # ---------------------------------------------------------------- tables

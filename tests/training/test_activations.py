@@ -30,7 +30,7 @@ def shadow_of(model, config, dtype="float32"):
 def estimate(model, config, dtype="float32", rows=ROWS, length=LENGTH, **options):
     shadow = shadow_of(model, config, dtype)
     options = {"checkpointing": False, **options}
-    return activations.kept(shadow, batch_size=rows, length=length, size=memory.BYTES[dtype], **options)
+    return activations.kept(shadow, batch_size=rows, length=length, size=memory._BYTES[dtype], **options)
 
 
 def largest(model):
@@ -79,7 +79,7 @@ def kept_by_autograd(model, dtype="float32", rows=ROWS, length=LENGTH):
     measured = size(saved)
     del loss
     capped = getattr(model.config, "final_logit_softcapping", None)
-    per_logit = 4 + (memory.BYTES[dtype] if capped else 0)
+    per_logit = 4 + (memory._BYTES[dtype] if capped else 0)
     return measured - rows * length * model.config.vocab_size * per_logit
 
 

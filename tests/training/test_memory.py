@@ -157,7 +157,7 @@ def no_overrides():
 
 @pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
 @pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize("optim", memory.OPTIMISERS)
+@pytest.mark.parametrize("optim", memory._OPTIMISERS)
 def test_the_optimiser_s_states_are_those_of_the_trainer(tiny_llama, optim, full, tmp_path, no_overrides):
     # Above bitsandbytes' 4096 numbers and no multiple of its 256: LoRA's 150 x 32, and the MLP's 130 x 32.
     config = None if full else lora.lora_config(tiny_llama, r=150)

@@ -1,7 +1,7 @@
 """A training that is killed with SIGKILL and started again ends as one that was never killed.
 
 Importing torch and trl takes seconds, so one process imports them once and forks a child for each start; the
-children are killed. That process is this file, run as a script: `python tests/test_resume.py FOLDER`.
+children are killed. That process is this file, run as `python tests/training/test_resume.py FOLDER`.
 """
 
 import gc
@@ -182,7 +182,7 @@ def arm(kill: tuple | None, trainer) -> list[int]:
         write, seen = checkpoints._write, [0]
 
         def write_or_die(path, content):
-            seen[0] += path.name == checkpoints.MARKER
+            seen[0] += path.name == checkpoints._MARKER
             if seen[0] == what[0]:
                 die()
             write(path, content)

@@ -13,6 +13,7 @@ from huggingface_hub.utils import _http
 from wandb.proto import wandb_internal_pb2
 from wandb_server import WandbServer
 
+from lessonlib.export._hub_login import hub_login
 from lessonlib.export._loopback import Token
 from lessonlib.runtime import _language as language
 from lessonlib.runtime._detect import Secret, detect
@@ -51,9 +52,9 @@ def hub(monkeypatch):
 
 def test_the_hub_says_who_is_logged_in(hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", f"  {hub.token}\n")
-    login = tracking.hub_login(endpoint=hub.url)
+    login = hub_login(endpoint=hub.url)
     assert (login.user, login.token, login.endpoint) == ("nga", hub.token, hub.url)
-    assert tracking.hub_login(endpoint=hub.url, token=hub.token) == login
+    assert hub_login(endpoint=hub.url, token=hub.token) == login
     assert isinstance(login.token, Secret) and hub.token not in repr(login)
     assert {request.token for request in hub.requests} == {hub.token}
 
@@ -63,13 +64,13 @@ def test_the_token_is_stored_nowhere(hub, monkeypatch, tmp_path):
 
     for name in ("HF_TOKEN_PATH", "HF_STORED_TOKENS_PATH"):
         monkeypatch.setattr(constants, name, str(tmp_path / name))
-    tracking.hub_login(endpoint=hub.url, token=hub.token)
+    hub_login(endpoint=hub.url, token=hub.token)
     assert list(tmp_path.iterdir()) == [] and hub.token not in os.environ.values()
 
 
 def test_without_a_token_it_says_where_to_put_it(hub):
     with pytest.raises(LessonError, match="HF_TOKEN is missing. Set the environment variable HF_TOKEN"):
-        tracking.hub_login(endpoint=hub.url)
+        hub_login(endpoint=hub.url)
     assert hub.requests == []
 
 
@@ -77,7 +78,7 @@ def test_an_unknown_token_names_page_and_permission(hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_mistyped")
     said = "does not know the token.*huggingface.co/settings/tokens.*permission Write.*secret HF_TOKEN"
     with pytest.raises(LessonError, match=said) as caught:
-        tracking.hub_login(endpoint=hub.url)
+        hub_login(endpoint=hub.url)
     assert "hf_mistyped" not in caught.value.en + caught.value.vi and "quyền Write" in caught.value.vi
 
 
@@ -88,24 +89,24 @@ def test_an_unknown_token_names_page_and_permission(hub, monkeypatch):
 def test_a_token_that_only_reads_is_refused(hub, role, permissions, writes):
     hub.tokens["hf_this"] = Token("nga", role, permissions)
     if writes:
-        assert tracking.hub_login(endpoint=hub.url, token="hf_this").user == "nga"
+        assert hub_login(endpoint=hub.url, token="hf_this").user == "nga"
     else:
         with pytest.raises(LessonError, match="may only read.*settings/tokens.*type Write"):
-            tracking.hub_login(endpoint=hub.url, token="hf_this")
+            hub_login(endpoint=hub.url, token="hf_this")
 
 
 def test_an_outage_names_the_status(hub):
     hub.outage = 503
     with pytest.raises(LessonError, match="error 503 when asked about the token.*status.huggingface.co"):
-        tracking.hub_login(endpoint=hub.url, token=hub.token)
+        hub_login(endpoint=hub.url, token=hub.token)
 
 
 def test_a_hub_that_cannot_be_reached_points_to_the_rehearsal(hub):
     hub.fail = lambda request: 0
-    with pytest.raises(LessonError, match="cannot be reached.*HF_HUB_OFFLINE.*rehearsal_hub"):
-        tracking.hub_login(endpoint=hub.url, token=hub.token)
+    with pytest.raises(LessonError, match="cannot be reached.*HF_HUB_OFFLINE.*export.hub"):
+        hub_login(endpoint=hub.url, token=hub.token)
     with pytest.raises(LessonError, match="cannot be reached.*HF_HUB_OFFLINE"):  # huggingface.co
-        tracking.hub_login(token="hf_anything")
+        hub_login(token="hf_anything")
 
 
 # ---- W&B: what is read back is what was trained ----
@@ -163,7 +164,7 @@ def test_every_record_is_found_across_blocks(written, rt, capfd):
     for place in (long, file, str(file)):
         assert tracking.offline_history(place)["loss"].tolist() == losses
     assert tracking.offline_history(short)["loss"].tolist() == [1.0, 0.5]
-    assert tracking.offline_history(empty).columns.tolist() == list(tracking.COLUMNS.values())
+    assert tracking.offline_history(empty).columns.tolist() == list(tracking._COLUMNS.values())
     assert len(tracking.offline_history(empty)) == 0
     # of a folder with several runs the newest that logged a loss
     for place in (rt.work, rt.work / "wandb"):
@@ -203,7 +204,7 @@ def test_a_file_that_is_cut_short_or_damaged(written, tmp_path):
     cut.write_bytes(b"SQLite format 3")
     with pytest.raises(LessonError, match="cut.wandb is no run file of W&B's"):
         tracking.offline_history(cut)
-    with pytest.raises(LessonError, match="There is no W&B run in .*nothing. Call tracking.start before"):
+    with pytest.raises(LessonError, match="There is no W&B run in .*nothing. Call training.start_tracking"):
         tracking.offline_history(tmp_path / "nothing")
 
 

@@ -105,7 +105,7 @@ def test_no_progress_bar_when_nobody_watches(cpu, monkeypatch):
     assert not training.sft_config(cpu, "run").disable_tqdm
 
 
-@pytest.mark.parametrize("name", preflight.OUTDATED)
+@pytest.mark.parametrize("name", preflight._OUTDATED)
 def test_an_outdated_name_is_answered_with_the_new_one(cpu, name):
     from trl import SFTConfig
 
@@ -474,7 +474,7 @@ def test_which_layers_lora_adapts_does_not_make_another_base_model(tiny_bloom):
 def test_before_the_first_checkpoint_anything_may_change(tmp_path):
     checkpoints.claim(tmp_path / "run", {"learning_rate": 1})
     checkpoints.claim(tmp_path / "run", {"learning_rate": 2})
-    assert json.loads((tmp_path / "run" / checkpoints.RUN).read_text()) == {"learning_rate": 2}
+    assert json.loads((tmp_path / "run" / checkpoints._RUN).read_text()) == {"learning_rate": 2}
 
 
 def test_a_later_version_may_look_at_more(tmp_path):
@@ -487,7 +487,7 @@ def test_a_later_version_may_look_at_more(tmp_path):
 def test_checkpoints_of_nobody_knows_whom_are_refused(tmp_path, content):
     whole(tmp_path, 2)
     if content is not None:
-        (tmp_path / checkpoints.RUN).write_text(content)
+        (tmp_path / checkpoints._RUN).write_text(content)
     with pytest.raises(LessonError, match="holds checkpoints but no readable lesson_run.json"):
         checkpoints.claim(tmp_path, {"learning_rate": 1})
     assert (tmp_path / "checkpoint-2").is_dir()
@@ -503,13 +503,13 @@ def whole(folder: Path, step: int) -> Path:
     (path / "trainer_state.json").write_text("{}")
     (path / "adapter").mkdir()
     (path / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
-    checkpoints.mark_complete(path)
+    checkpoints._mark_complete(path)
     return path
 
 
 def test_no_folder_and_an_empty_one_have_no_checkpoint(tmp_path):
-    assert training.newest_checkpoint(tmp_path / "nowhere") is None
-    assert training.newest_checkpoint(tmp_path) is None
+    assert checkpoints.newest_checkpoint(tmp_path / "nowhere") is None
+    assert checkpoints.newest_checkpoint(tmp_path) is None
 
 
 def test_the_newest_is_the_one_of_the_highest_step(tmp_path, capsys):
@@ -518,7 +518,7 @@ def test_the_newest_is_the_one_of_the_highest_step(tmp_path, capsys):
     os.utime(tmp_path / "checkpoint-9", (2e9, 2e9))  # file times say nothing
     (tmp_path / "checkpoint-final").mkdir()
     (tmp_path / "checkpoint-200").write_text("a file")
-    assert training.newest_checkpoint(tmp_path) == tmp_path / "checkpoint-100"
+    assert checkpoints.newest_checkpoint(tmp_path) == tmp_path / "checkpoint-100"
     assert capsys.readouterr().out == ""
 
 
@@ -537,8 +537,8 @@ DAMAGE = {
     "adapter/adapter_model.safetensors is missing": lambda path: (
         path / "adapter" / "adapter_model.safetensors"
     ).unlink(),
-    "no lesson_complete.json, which is written last": lambda path: (path / checkpoints.MARKER).unlink(),
-    "lesson_complete.json is unreadable": lambda path: (path / checkpoints.MARKER).write_text("{"),
+    "no lesson_complete.json, which is written last": lambda path: (path / checkpoints._MARKER).unlink(),
+    "lesson_complete.json is unreadable": lambda path: (path / checkpoints._MARKER).write_text("{"),
 }
 
 
@@ -546,10 +546,10 @@ DAMAGE = {
 def test_a_half_written_checkpoint_is_passed_over_with_a_word(tmp_path, capsys, reason):
     good, bad = whole(tmp_path, 2), whole(tmp_path, 4)
     DAMAGE[reason](bad)
-    assert training.newest_checkpoint(tmp_path) == good
+    assert checkpoints.newest_checkpoint(tmp_path) == good
     assert capsys.readouterr().out == f"Passing over checkpoint-4: {reason}.\n"
     language.use("vi")
-    training.newest_checkpoint(tmp_path)
+    checkpoints.newest_checkpoint(tmp_path)
     assert capsys.readouterr().out.startswith("Bỏ qua checkpoint-4: lưu dở dang (")
     checkpoints.remove_incomplete(tmp_path)
     assert good.is_dir() and not bad.exists()
@@ -557,16 +557,16 @@ def test_a_half_written_checkpoint_is_passed_over_with_a_word(tmp_path, capsys, 
 
 def test_an_empty_checkpoint_folder_is_passed_over(tmp_path, capsys):
     (tmp_path / "checkpoint-3").mkdir()
-    assert training.newest_checkpoint(tmp_path) is None
+    assert checkpoints.newest_checkpoint(tmp_path) is None
     assert "Passing over checkpoint-3" in capsys.readouterr().out
 
 
 def test_of_a_large_file_only_the_size_is_looked_at(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "HASHED_UP_TO", 100)
+    monkeypatch.setattr(checkpoints, "_HASHED_UP_TO", 100)
     flip(whole(tmp_path, 2))
-    assert training.newest_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    assert checkpoints.newest_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
     shorten(tmp_path / "checkpoint-2")
-    assert training.newest_checkpoint(tmp_path) is None
+    assert checkpoints.newest_checkpoint(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -576,11 +576,11 @@ def test_of_a_large_file_only_the_size_is_looked_at(tmp_path, monkeypatch):
 def test_older_checkpoints_go_once_the_new_one_is_marked(tmp_path, keep, best, left):
     for step in (2, 4, 6):
         whole(tmp_path, step)
-    (tmp_path / "checkpoint-6" / checkpoints.MARKER).unlink()
+    (tmp_path / "checkpoint-6" / checkpoints._MARKER).unlink()
     state = SimpleNamespace(
         global_step=6, is_world_process_zero=True, best_model_checkpoint=best and str(tmp_path / best)
     )
     callback = checkpoints.marking_callback(keep=keep)
     callback.on_save(SimpleNamespace(output_dir=str(tmp_path)), state, None)
     assert [path.name for path in checkpoints._by_step(tmp_path)] == [f"checkpoint-{step}" for step in left]
-    assert training.newest_checkpoint(tmp_path) == tmp_path / "checkpoint-6"
+    assert checkpoints.newest_checkpoint(tmp_path) == tmp_path / "checkpoint-6"

@@ -301,7 +301,7 @@ def test_the_card_tells_how_well_the_twin_copies(shipped, name):
 def test_the_card_tells_how_it_was_made(shipped, name):
     card = (twin_dir(name) / "README.md").read_text(encoding="utf-8")
     model = shipped[name][0]
-    assert f"`lessonlib course twins {name} --seed " in card
+    assert f"`python -m twins {name} --seed " in card
     assert "license: apache-2.0" in card and f"| parameters | {model.num_parameters():,} (" in card
     measured = "| copying |" if name in PLAIN else "| made-up tools |"
     for said in ("| seed |", "| device |", "| tokens seen |", "| final loss |", measured, "## Not for"):
@@ -614,7 +614,7 @@ def test_a_short_training_writes_a_twin_that_loads(tmp_path, name):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert model.dtype == torch.bfloat16 and 0 <= model.config.vocab_size - len(tokenizer) < 64
     card = (folder / "README.md").read_text(encoding="utf-8")
-    expected = f"`lessonlib course twins {name} --seed 11 --device cpu --steps 3 --batch 2 --documents 300`"
+    expected = f"`python -m twins {name} --seed 11 --device cpu --steps 3 --batch 2 --documents 300`"
     assert expected in card
 
 

@@ -169,11 +169,11 @@ def test_memory_bars_in_vietnamese(plans):
 
 
 def test_no_plans_to_draw_are_refused(plans):
-    with pytest.raises(LessonError, match="There is no memory plan to draw. Pass {'name': memory.plan"):
+    with pytest.raises(LessonError, match="no memory plan to draw. Pass {'name': training.memory_plan"):
         charts.memory_bars({})
-    with pytest.raises(LessonError, match="'mine' is no table of memory.plan.*part and gib.*row total"):
+    with pytest.raises(LessonError, match="'mine' is no table of training.memory_.*part and gib.*row total"):
         charts.memory_bars({"mine": pd.DataFrame({"part": ["weights"], "gib": [1.0]})})
-    with pytest.raises(LessonError, match="'mine' is no table of memory.plan"):
+    with pytest.raises(LessonError, match="'mine' is no table of training.memory_plan"):
         charts.memory_bars({**plans, "mine": pd.DataFrame({"part": ["total"]})})
     for card in (0, -1, float("nan")):
         with pytest.raises(LessonError, match="has to be above 0"):

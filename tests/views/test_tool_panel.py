@@ -7,7 +7,7 @@ import re
 import pytest
 
 from lessonlib.runtime import _language as language
-from lessonlib.runtime._language import LessonError
+from lessonlib.runtime._language import LessonError, Translated
 from lessonlib.tools import converse
 from lessonlib.tools._loop import Conversation, Step
 from lessonlib.tools._parsing import Parsed
@@ -192,7 +192,7 @@ def test_a_stranger_cannot_write_a_line_of_ours():
 def test_what_is_very_long_is_cut_and_says_so():
     page = tool_panel.show(talk("a" * 10_000))
     assert (
-        str(page).endswith("aaa… (cut)") and str(page).count("a") == tool_panel.LONGEST + 1
+        str(page).endswith("aaa… (cut)") and str(page).count("a") == tool_panel._LONGEST + 1
     )  # one of "answer"
 
 
@@ -316,7 +316,7 @@ def test_one_question_at_a_time(watched):
     ("error", "said"),
     [
         (RuntimeError("out of <memory>"), "error: ✗ RuntimeError: out of <memory>"),
-        (LessonError(vi="hết <b>", en="none <b>"), "error: ✗ none <b>"),
+        (LessonError(Translated.of(vi="hết <b>", en="none <b>")), "error: ✗ none <b>"),
     ],
 )
 def test_an_error_shows_in_the_box_with_its_question(watched, error, said):

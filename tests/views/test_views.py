@@ -9,7 +9,6 @@ import pytest
 from lessonlib.formatting import _rows as formatting
 from lessonlib.runtime import _language as language
 from lessonlib.runtime._language import LessonError
-from lessonlib.views import _charts as charts
 from lessonlib.views import _views as views
 
 PROMPT, ANSWER = "Human: Học máy là gì? Assistant:", " Là <b>."
@@ -160,13 +159,6 @@ def test_rows_that_cannot_be_drawn_are_refused(tokenizer, row, bad):
     language.use("vi")
     with pytest.raises(LessonError, match="Mẫu 2 không vẽ được"):
         views.token_mask([row, bad], tokenizer)
-
-
-# --- loss_curve ---
-
-
-def test_the_loss_curve_is_that_of_charts():
-    assert views.loss_curve is charts.loss_curve
 
 
 # --- before_after ---

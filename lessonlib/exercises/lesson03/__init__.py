@@ -12,31 +12,20 @@ from lessonlib.exercises._exercise import Exercise, Wrong, unwritten
 from lessonlib.exercises._label_mistakes import check_count, check_mask, check_shift
 from lessonlib.exercises.lesson03._parity import kl, q8_bytes
 from lessonlib.exercises.lesson03._template import llama_tokenizer, markers, modelfile
+from lessonlib.runtime._language import Translated
 
 
 def _flat(given: Any) -> list[int]:
     """What the learner returned, if it is one list of whole numbers."""
     if isinstance(given, Mapping):
-        raise Wrong(
-            vi='tokenizer(...) trả về một từ điển. Hãy lấy ["input_ids"] của nó.',
-            en='tokenizer(...) gives a dictionary. Take its ["input_ids"].',
-        )
+        raise Wrong('tokenizer(...) gives a dictionary. Take its ["input_ids"].')
     numbers = given.tolist() if hasattr(given, "tolist") else given
     if isinstance(numbers, str) or not isinstance(numbers, Sequence):
-        raise Wrong(
-            vi=f"Hãy trả về một danh sách số, bạn trả về {type(given).__name__}.",
-            en=f"Return a list of numbers, you returned {type(given).__name__}.",
-        )
+        raise Wrong("Return a list of numbers, you returned {name}.", name=type(given).__name__)
     if any(isinstance(number, list | tuple) for number in numbers):
-        raise Wrong(
-            vi="Đó là danh sách lồng nhau. Cần một danh sách phẳng, mỗi token một số.",
-            en="That is a list of lists. One flat list is wanted, with one number a token.",
-        )
+        raise Wrong("That is a list of lists. One flat list is wanted, with one number a token.")
     if any(isinstance(number, str) for number in numbers):
-        raise Wrong(
-            vi="Đó là các mẩu chữ (token). Cần id của chúng: các số nguyên.",
-            en="Those are pieces of text (tokens). Their ids are wanted: whole numbers.",
-        )
+        raise Wrong("Those are pieces of text (tokens). Their ids are wanted: whole numbers.")
     return list(numbers)
 
 
@@ -48,7 +37,7 @@ def _first_difference(got: Sequence[int], want: Sequence[int]) -> int:
 
 # 1. Exactly one BOS ---------------------------------------------------------------------------------------
 
-CONVERSATION = (
+_CONVERSATION = (
     {"role": "user", "content": "Đơn DH-2041 đang ở đâu?"},
     {"role": "assistant", "content": "Đơn DH-2041 sẽ đến ngày 12/3."},
 )
@@ -63,7 +52,7 @@ def solve_one_bos(tokenizer: Any, text: str) -> list[int]:
 def _judge_one_bos(one_bos: Callable[[Any, str], Any]) -> None:
     tokenizer = llama_tokenizer()
     bos = tokenizer.bos_token
-    rendered = tokenizer.apply_chat_template(list(CONVERSATION), tokenize=False, date_string="26 Jul 2024")
+    rendered = tokenizer.apply_chat_template(list(_CONVERSATION), tokenize=False, date_string="26 Jul 2024")
     bare = rendered.removeprefix(bos)
     want, eaten = solve_one_bos(tokenizer, bare), solve_one_bos(tokenizer, bare.lstrip(bos))
     for times in (1, 0, 2):
@@ -72,31 +61,22 @@ def _judge_one_bos(one_bos: Callable[[Any, str], Any]) -> None:
             continue
         if got == eaten or got == eaten[1:]:
             raise Wrong(
-                vi="lstrip xóa từng ký tự nằm trong chuỗi đó, nên ăn mất cả `<|` của <|start_header_id|>. "
-                "Hãy dùng removeprefix hoặc replace.",
-                en="lstrip takes off single characters of that string, so it ate the `<|` of "
+                "lstrip takes off single characters of that string, so it ate the `<|` of "
                 "<|start_header_id|> too. Use removeprefix or replace.",
             )
         _judge_count_of_bos(got, want[0], times)
         if got[0] != want[0]:
-            raise Wrong(
-                vi=f"BOS nằm ở vị trí {got.index(want[0])}. Nó phải là token đầu tiên.",
-                en=f"BOS is at position {got.index(want[0])}. It has to be the first token.",
-            )
+            raise Wrong("BOS is at position {got}. It has to be the first token.", got=got.index(want[0]))
         if want[-1] not in got:
-            raise Wrong(
-                vi="<|eot_id|> mất rồi: bạn đã bỏ mọi token đặc biệt. Chỉ BOS thừa mới phải bỏ.",
-                en="<|eot_id|> is gone: you took out every special token. Only a surplus BOS has to go.",
-            )
+            raise Wrong("<|eot_id|> is gone: you took out every special token. Only a surplus BOS has to go.")
         if got[: len(want)] == want:
             raise Wrong(
-                vi=f"Thừa {got[len(want) :]} ở cuối: văn bản đã tự kết thúc bằng <|eot_id|>.",
-                en=f"There is {got[len(want) :]} too much at the end: the text ends in its own <|eot_id|>.",
+                "There is {got} too much at the end: the text ends in its own <|eot_id|>.",
+                got=got[len(want):],
             )
         at = _first_difference(got, want)
         raise Wrong(
-            vi=f"BOS đúng, nhưng từ vị trí {at} các token khác với văn bản. Chỉ được đụng đến BOS.",
-            en=f"BOS is right, but from position {at} the tokens are not the text's. Change BOS only.",
+            "BOS is right, but from position {at} the tokens are not the text's. Change BOS only.", at=at,
         )
 
 
@@ -104,45 +84,38 @@ def _judge_count_of_bos(got: list[int], bos: int, times: int) -> None:
     found = got.count(bos)
     if found > 1 and times < 2:
         raise Wrong(
-            vi=f"Có {found} BOS: chat template đã viết một, tokenizer(text) lại tự thêm một.",
-            en=f"There are {found} BOS: the chat template wrote one, and tokenizer(text) added another.",
+            "There are {found} BOS: the chat template wrote one, and tokenizer(text) added another.",
+            found=found,
         )
     if found > 1:
         raise Wrong(
-            vi=f"Văn bản này có sẵn 2 BOS và kết quả vẫn còn {found}. removeprefix chỉ bỏ một: dùng replace.",
-            en=f"This text came with 2 BOS, and {found} are left. removeprefix takes off one: use replace.",
+            "This text came with 2 BOS, and {found} are left. removeprefix takes off one: use replace.",
+            found=found,
         )
     if found == 0:
         raise Wrong(
-            vi=f"Với văn bản có sẵn {times} BOS, kết quả không có BOS nào. Hãy tự đặt nó lên đầu.",
-            en=f"For a text that came with {times} BOS the result has none. Put it in front yourself.",
+            "For a text that came with {times} BOS the result has none. Put it in front yourself.",
+            times=times,
         )
 
 
 one_bos = Exercise(
-    title={
-        "vi": "Bài tập 2. Tách token một văn bản đã dựng sẵn sao cho có đúng một BOS, không 0, không 2.",
-        "en": "Exercise 2. Tokenise a rendered text so that it has exactly one BOS: not none, not two.",
-    },
+    title=Translated(
+        "Exercise 2. Tokenise a rendered text so that it has exactly one BOS: not none, not two.",
+    ),
     judge=_judge_one_bos,
     hints=(
-        {
-            "vi": "`tokenizer(text, add_special_tokens=False)` không thêm gì. Khi đó BOS do ai viết?",
-            "en": "`tokenizer(text, add_special_tokens=False)` adds nothing. Who writes BOS then?",
-        },
-        {
-            "vi": "Bỏ mọi `tokenizer.bos_token` khỏi văn bản, rồi tự đặt `tokenizer.bos_token_id` lên đầu.",
-            "en": "Take every `tokenizer.bos_token` out of the text, then put `tokenizer.bos_token_id` in "
-            "front yourself.",
-        },
+        Translated("`tokenizer(text, add_special_tokens=False)` adds nothing. Who writes BOS then?"),
+        Translated(
+            "Take every `tokenizer.bos_token` out of the text, then put `tokenizer.bos_token_id` in front "
+            "yourself.",
+        ),
     ),
     solve=solve_one_bos,
-    praise={
-        "vi": "Một BOS, dù văn bản từ đâu tới. Với `messages` thì không phải làm việc này: chat template và "
-        "tokenizer không còn tranh nhau viết BOS.",
-        "en": "One BOS, wherever the text came from. With `messages` none of this is needed: template and "
+    praise=Translated(
+        "One BOS, wherever the text came from. With `messages` none of this is needed: template and "
         "tokenizer no longer compete for it.",
-    },
+    ),
     start=unwritten,
 )
 
@@ -188,88 +161,71 @@ def _judge_responses(responses: Callable[[list[int], list[int], int], Any]) -> N
         _judge_spans(ids, got, want, header, end)
         at = _first_difference(got, want)
         raise Wrong(
-            vi=f"Ở vị trí {at} (token {ids[at]}) nhãn phải là {want[at]}, bạn trả về {got[at]}.",
-            en=f"At position {at} (token {ids[at]}) the label should be {want[at]}, you gave {got[at]}.",
+            "At position {at} (token {ids}) the label should be {want}, you gave {got}.",
+            at=at, ids=ids[at], want=want[at], got=got[at],
         )
 
 
-def _judge_spans(
-    ids: list[int], got: list[int], want: list[int], header: list[int], end: int
-) -> None:
+def _judge_spans(ids: list[int], got: list[int], want: list[int], header: list[int], end: int) -> None:
     """The mistakes that a row shows as a whole; `spans` are the answers, from first token to end token."""
     starts = [at for at in range(len(ids)) if ids[at - len(header) : at] == header]
     spans = [(start, ids.index(end, start) + 1) for start in starts]
     if got == ids:
         raise Wrong(
-            vi="Mọi token đều tính loss, cả lời khách: mô hình sẽ học cách hỏi chứ không chỉ cách đáp.",
-            en="Every token carries loss, the user's too: the model would learn to ask and not only to "
-            "answer.",
+            "Every token carries loss, the user's too: the model would learn to ask and not only to answer.",
         )
     if set(got) == {-100}:
         raise Wrong(
-            vi="Không token nào tính loss: không tìm thấy header. Hãy so từng đoạn dài len(header).",
-            en="No token carries loss: the header was not found. Compare slices of the length len(header).",
+            "No token carries loss: the header was not found. Compare slices of the length len(header).",
         )
     check_shift(got, want)
-    for which, (vi, en) in ((0, ("đầu tiên", "first")), (-1, ("cuối cùng", "last"))):
-        start, stop = spans[which]
+    for at, which in ((0, Translated("first")), (-1, Translated("last"))):
+        start, stop = spans[at]
         if len(spans) > 1 and got == [-100] * start + ids[start:stop] + [-100] * (len(ids) - stop):
             raise Wrong(
-                vi=f"Chỉ lượt {vi} của trợ lý được tính loss. Mọi lượt của trợ lý đều phải được học.",
-                en=f"Only the assistant's {en} turn carries loss. Each of its turns is to be learnt.",
+                "Only the assistant's {which} turn carries loss. Each of its turns is to be learnt.",
+                which=which,
             )
     outside = [at for at, label in enumerate(got) if label != -100 and want[at] == -100]
     if outside and outside[0] >= spans[0][1]:
         raise Wrong(
-            vi=f"Từ vị trí {outside[0]} lời khách cũng tính loss. Sau <|eot_id|> là hết lượt của trợ lý.",
-            en=f"From position {outside[0]} the user's words carry loss too. <|eot_id|> ends the turn.",
+            "From position {outside} the user's words carry loss too. <|eot_id|> ends the turn.",
+            outside=outside[0],
         )
     for start, stop in spans:
         if got[start - 1] != -100 and got[start] != -100:
             raise Wrong(
-                vi=f"Header (vị trí {start - len(header)} đến {start - 1}) có tính loss. Prompt khi hỏi đã "
-                "có sẵn nó: không phải học.",
-                en=f"The header (positions {start - len(header)} to {start - 1}) carries loss. A prompt ends "
-                "in it: nothing to learn.",
+                "The header (positions {start} to {start2}) carries loss. A prompt ends in it: nothing to "
+                "learn.",
+                start=start - len(header), start2=start - 1,
             )
         if got[stop - 1] == -100 and got[start] != -100:
             raise Wrong(
-                vi=f"<|eot_id|> của trợ lý (vị trí {stop - 1}) bị che: mô hình sẽ không học được lúc nào "
-                "phải dừng.",
-                en=f"The assistant's <|eot_id|> (position {stop - 1}) is masked: the model will never learn "
-                "when to stop.",
+                "The assistant's <|eot_id|> (position {stop}) is masked: the model will never learn when to "
+                "stop.",
+                stop=stop - 1,
             )
     if outside:
         raise Wrong(
-            vi=f"Vị trí {outside[0]} tính loss nhưng đứng trước lời trợ lý. Hãy so khớp cả header, không chỉ "
-            "một token của nó.",
-            en=f"Position {outside[0]} carries loss, but comes before the assistant speaks. Match the whole "
-            "header and not one token of it.",
+            "Position {outside} carries loss, but comes before the assistant speaks. Match the whole header "
+            "and not one token of it.",
+            outside=outside[0],
         )
 
 
 responses = Exercise(
-    title={
-        "vi": "Bài tập 3. Viết nhãn bằng tay: chỉ tính loss trên mọi lượt của trợ lý và <|eot_id|> của nó.",
-        "en": "Exercise 3. Labels by hand: loss on every turn of the assistant and its <|eot_id|>, no more.",
-    },
+    title=Translated(
+        "Exercise 3. Labels by hand: loss on every turn of the assistant and its <|eot_id|>, no more.",
+    ),
     judge=_judge_responses,
     hints=(
-        {
-            "vi": "Đi từ trái sang phải và nhớ một điều: trợ lý có đang nói hay không?",
-            "en": "Go from left to right and remember one thing: is the assistant speaking?",
-        },
-        {
-            "vi": "Bắt đầu khi `ids[at - len(header) : at] == header`; thôi sau khi đã ghi nhãn cho `end`.",
-            "en": "Begin when `ids[at - len(header) : at] == header`; stop after the label of `end` is "
-            "written.",
-        },
+        Translated("Go from left to right and remember one thing: is the assistant speaking?"),
+        Translated(
+            "Begin when `ids[at - len(header) : at] == header`; stop after the label of `end` is written.",
+        ),
     ),
     solve=solve_responses,
-    praise={
-        "vi": "Đây là việc mà train_on_responses_only của Unsloth làm. Bây giờ bạn kiểm tra được nó.",
-        "en": "This is what Unsloth's train_on_responses_only does. Now you can check it.",
-    },
+    praise=Translated("This is what Unsloth's train_on_responses_only does. Now you can check it."),
     start=unwritten,
 )
 
@@ -289,7 +245,7 @@ def solve_fill(row: Mapping[str, str], values: Mapping[str, str]) -> dict[str, s
 
 
 VALUES = {"Order Number": "DH-2041", "Website URL": "shop.example", "Person Name": "An"}
-ORDERS: tuple[dict[str, str], ...] = (
+_ORDERS: tuple[dict[str, str], ...] = (
     {
         "question": "Where is my order {{Order Number}}?",
         "answer": "See {{Website URL}}. {{Order Number}} is on its way; quote {{Order Number}} if you call.",
@@ -310,19 +266,15 @@ ORDERS: tuple[dict[str, str], ...] = (
 
 
 def _judge_fill(fill: Callable[[dict[str, str], dict[str, str]], Any]) -> None:
-    for row in ORDERS:
+    for row in _ORDERS:
         got, want = fill(dict(row), dict(VALUES)), solve_fill(row, VALUES)
         if got == want:
             continue
         if got is not None and not isinstance(got, Mapping):
-            raise Wrong(
-                vi=f"Hãy trả về một dòng (dict) hoặc None, bạn trả về {type(got).__name__}.",
-                en=f"Return a row (a dict) or None, you returned {type(got).__name__}.",
-            )
+            raise Wrong("Return a row (a dict) or None, you returned {name}.", name=type(got).__name__)
         if got is None:
             raise Wrong(
-                vi=f"Dòng {row['intent']!r} không thiếu giá trị nào, nên phải được giữ lại, không phải None.",
-                en=f"The row {row['intent']!r} lacks no value, so it has to be kept: no None here.",
+                "The row {row!r} lacks no value, so it has to be kept: no None here.", row=row["intent"],
             )
         if want is None:
             _judge_unfilled(row, got)
@@ -334,74 +286,53 @@ def _judge_unfilled(row: dict[str, str], got: Mapping[str, str]) -> None:
     left = [name for name in ("question", "answer") if "{{" in str(got.get(name))]
     if left:
         raise Wrong(
-            vi=f"Cột {left[0]!r} của dòng {row['intent']!r} còn placeholder không có giá trị. Dòng như vậy "
-            "phải là None, nếu không mô hình sẽ học cách in {{...}}.",
-            en=f"The {left[0]!r} of the row {row['intent']!r} still holds a placeholder without a value. "
-            "Such a row has to be None, or the model learns to print {{...}}.",
+            "The {left!r} of the row {row!r} still holds a placeholder without a value. Such a row has to "
+            "be None, or the model learns to print {{{{...}}}}.",
+            left=left[0], row=row["intent"],
         )
     raise Wrong(
-        vi=f"Ở dòng {row['intent']!r} bạn xóa hoặc bịa một placeholder không có giá trị: câu sẽ hỏng nghĩa. "
-        "Hãy trả về None.",
-        en=f"In the row {row['intent']!r} you removed or made up what has no value: the sentence loses its "
-        "sense. Return None.",
+        "In the row {row!r} you removed or made up what has no value: the sentence loses its sense. Return "
+        "None.",
+        row=row["intent"],
     )
 
 
 def _judge_filled(row: dict[str, str], got: Mapping[str, str], want: Mapping[str, str]) -> None:
     if missing := sorted(set(want) - set(got)):
         raise Wrong(
-            vi=f"Thiếu cột {', '.join(missing)}: các cột khác phải giữ nguyên.",
-            en=f"The column {', '.join(missing)} is missing: the other columns stay as they are.",
+            "The column {missing} is missing: the other columns stay as they are.",
+            missing=", ".join(missing),
         )
     for name in ("question", "answer"):
         other = "answer" if name == "question" else "question"
         if got[name] == row[name] != want[name] and got[other] == want[other]:
             raise Wrong(
-                vi=f"Bạn chưa thay gì trong {name!r}. Cả câu hỏi lẫn câu trả lời đều có placeholder.",
-                en=f"Nothing was replaced in {name!r}. Question and answer both hold placeholders.",
+                "Nothing was replaced in {name!r}. Question and answer both hold placeholders.", name=name,
             )
     both = f"{got['question']} {got['answer']}"
     if any("{" + value in both for value in VALUES.values()):
         raise Wrong(
-            vi="Giá trị còn nằm trong ngoặc nhọn. Trong f-string, {{ chỉ in ra một ngoặc: hãy viết "
-            "'{{' + name + '}}'.",
-            en="A value is still in braces. In an f-string {{ prints only one brace: write '{{' + name + "
-            "'}}'.",
+            "A value is still in braces. In an f-string {{ prints only one brace: write '{{' + name + '}}'.",
         )
     if got["answer"].count("{{Order Number}}") == 1:  # of two
-        raise Wrong(
-            vi="Một placeholder đứng hai lần trong câu trả lời mà chỉ được thay một lần. Hãy thay mọi chỗ.",
-            en="A placeholder stands in the answer twice and was replaced once. Replace every one.",
-        )
-    raise Wrong(
-        vi=f"Dòng phải thành {dict(want)}, bạn trả về {dict(got)}.",
-        en=f"The row should become {dict(want)}, you gave {dict(got)}.",
-    )
+        raise Wrong("A placeholder stands in the answer twice and was replaced once. Replace every one.")
+    raise Wrong("The row should become {want}, you gave {got}.", want=dict(want), got=dict(got))
 
 
 fill = Exercise(
-    title={
-        "vi": "Bài tập 1. Thay placeholder như {{Order Number}} ở cả câu hỏi lẫn câu trả lời, hoặc bỏ dòng.",
-        "en": "Exercise 1. Fill placeholders such as {{Order Number}} in question and answer, or drop the "
-        "row.",
-    },
+    title=Translated(
+        "Exercise 1. Fill placeholders such as {{Order Number}} in question and answer, or drop the row.",
+    ),
     judge=_judge_fill,
     hints=(
-        {
-            "vi": "`str.replace` thay mọi chỗ. Chuỗi cần tìm là `'{{' + name + '}}'`.",
-            "en": "`str.replace` replaces every place. The string to look for is `'{{' + name + '}}'`.",
-        },
-        {
-            "vi": "Thay xong mà văn bản còn `{{` thì thiếu giá trị: trả về None. Hãy làm trên `dict(row)`.",
-            "en": "If `{{` is left after that, a value is missing: return None. Work on `dict(row)`.",
-        },
+        Translated("`str.replace` replaces every place. The string to look for is `'{{' + name + '}}'`."),
+        Translated("If `{{` is left after that, a value is missing: return None. Work on `dict(row)`."),
     ),
     solve=solve_fill,
-    praise={
-        "vi": "Cùng một giá trị ở hai phía: mô hình học cách chép mã đơn từ câu hỏi, không học in {{...}}.",
-        "en": "The same value on both sides: the model learns to copy the order number from the question, "
-        "not to print {{...}}.",
-    },
+    praise=Translated(
+        "The same value on both sides: the model learns to copy the order number from the question, not to "
+        "print {{...}}.",
+    ),
     start=unwritten,
 )
 

@@ -12,7 +12,9 @@ from typing import Any
 from lessonlib.exercises._exercise import Exercise, Wrong, unwritten
 from lessonlib.exercises.lesson04._calls import allowed, literal
 from lessonlib.exercises.lesson04._scoring import invented, match
+from lessonlib.exercises.lesson04._scoring import solve_invented as solve_invented
 from lessonlib.exercises.lesson04._training import adapter_size, labels
+from lessonlib.runtime._language import Translated
 
 Message = dict[str, Any]
 
@@ -48,19 +50,13 @@ def _judge_fold(fold: Callable[[list[Message]], Any]) -> None:
         given, want = deepcopy(talk), solve_fold(talk)
         got = fold(given)
         if not isinstance(got, list) or not all(isinstance(message, Mapping) for message in got):
-            raise Wrong(
-                vi=f"Hãy trả về một danh sách tin nhắn (dict), bạn trả về {type(got).__name__}.",
-                en=f"Return a list of messages (dicts), you returned {type(got).__name__}.",
-            )
+            raise Wrong("Return a list of messages (dicts), you returned {name}.", name=type(got).__name__)
         if got != want:
             _judge_folded(talk, got, want)
         if given != talk:
             raise Wrong(
-                vi="Kết quả đúng, nhưng hàm đã sửa cả hội thoại được đưa vào: gọi lần nữa trên cùng dữ liệu "
-                "là "
-                'hỏng. Hãy tạo dict mới, chẳng hạn `{**user, "content": ...}`.',
-                en="The result is right, but the conversation that was given has changed: a second call on "
-                'the same data would spoil it. Make a new dict, such as `{**user, "content": ...}`.',
+                "The result is right, but the conversation that was given has changed: a second call on the "
+                'same data would spoil it. Make a new dict, such as `{**user, "content": ...}`.',
             )
 
 
@@ -68,75 +64,53 @@ def _judge_folded(talk: list[Message], got: list[Message], want: list[Message]) 
     roles = [message.get("role") for message in got]
     if talk[0]["role"] != "system":
         raise Wrong(
-            vi="Hội thoại không có tin nhắn system thì phải giữ nguyên. Hãy nhìn role của tin nhắn đầu tiên "
-            "trước khi ghép.",
-            en="A conversation without a system message has to stay as it is. Look at the first message's "
-            "role before you fold.",
+            "A conversation without a system message has to stay as it is. Look at the first message's role "
+            "before you fold.",
         )
     if "system" in roles:
         raise Wrong(
-            vi='Vẫn còn tin nhắn system: chat template của Gemma sẽ báo lỗi "System role not supported".',
-            en="There is a system message left: Gemma's chat template stops with \"System role not "
-            'supported".',
+            "There is a system message left: Gemma's chat template stops with \"System role not supported\".",
         )
     if roles[:2] == ["user", "user"]:
         raise Wrong(
-            vi="Hai lượt user liền nhau: đổi tên role thì chưa đủ, template của Gemma đòi user và assistant "
-            "luân phiên. Hãy ghép hai văn bản thành một lượt.",
-            en="Two user turns in a row: another name for the role is not enough, Gemma's template wants "
-            "user and assistant to take turns. Join the two texts in one turn.",
+            "Two user turns in a row: another name for the role is not enough, Gemma's template wants user "
+            "and assistant to take turns. Join the two texts in one turn.",
         )
     holders = [at for at, message in enumerate(got) if _SYSTEM in str(message.get("content"))]
     if not holders:
         raise Wrong(
-            vi="Lời của system biến mất. Bỏ tin nhắn đi thì mô hình cũng không biết có những công cụ nào.",
-            en="The system's words are gone. Without them the model does not know which tools there are.",
+            "The system's words are gone. Without them the model does not know which tools there are.",
         )
     if holders != [0]:
-        raise Wrong(
-            vi="Lời của system phải đứng ở lượt user đầu tiên và chỉ ở đó.",
-            en="The system's words belong in the first user turn, and only there.",
-        )
+        raise Wrong("The system's words belong in the first user turn, and only there.")
     if got[0]["content"] != want[0]["content"]:
         raise Wrong(
-            vi=f"Lượt đầu phải là {want[0]['content']!r} (lời system, một dòng trống, câu hỏi), bạn trả về "
-            f"{got[0]['content']!r}.",
-            en=f"The first turn should be {want[0]['content']!r} (system text, empty line, question), you "
-            f"gave {got[0]['content']!r}.",
+            "The first turn should be {want!r} (system text, empty line, question), you gave {got!r}.",
+            want=want[0]["content"], got=got[0]["content"],
         )
     raise Wrong(
-        vi="Lượt đầu đúng, nhưng các lượt sau đã thay đổi. Chúng phải giữ nguyên, kể cả tool_calls và role "
-        "tool.",
-        en="The first turn is right, but later ones have changed. They stay as they are, tool_calls and the "
+        "The first turn is right, but later ones have changed. They stay as they are, tool_calls and the "
         "role tool included.",
     )
 
 
 fold = Exercise(
-    title={
-        "vi": "Bài tập 1. Gemma không có vai system: ghép lời của system vào lượt user đầu tiên.",
-        "en": "Exercise 1. Gemma has no system role: fold the system's words into the first user turn.",
-    },
+    title=Translated(
+        "Exercise 1. Gemma has no system role: fold the system's words into the first user turn.",
+    ),
     judge=_judge_fold,
     hints=(
-        {
-            "vi": "`system, user, *rest = messages` tách hội thoại ra. Nhưng tin nhắn đầu có phải system "
-            "không?",
-            "en": "`system, user, *rest = messages` takes the conversation apart. But is the first one a "
-            "system message?",
-        },
-        {
-            "vi": '`[{**user, "content": system["content"] + "\\n\\n" + user["content"]}, *rest]`.',
-            "en": '`[{**user, "content": system["content"] + "\\n\\n" + user["content"]}, *rest]`.',
-        },
+        Translated(
+            "`system, user, *rest = messages` takes the conversation apart. But is the first one a system "
+            "message?",
+        ),
+        Translated('`[{**user, "content": system["content"] + "\\n\\n" + user["content"]}, *rest]`.'),
     ),
     solve=solve_fold,
-    praise={
-        "vi": "Đây là việc mà `chat.fold_system` làm. Template của Gemma báo lỗi khi gặp system; nhưng với "
-        "role mà nó không biết thì template khác có thể lặng lẽ bỏ qua.",
-        "en": "This is what `chat.fold_system` does. Gemma's template stops at a system message; other "
+    praise=Translated(
+        "This is what `formatting.fold_system` does. Gemma's template stops at a system message; other "
         "templates may leave out, without a word, a role that they do not know.",
-    },
+    ),
     start=unwritten,
 )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from lessonlib.exercises._exercise import Exercise, Wrong, unwritten
 from lessonlib.exercises._label_mistakes import check_count, check_mask, check_shift
+from lessonlib.runtime._language import Translated
 
 # 3. What the adapter weighs -------------------------------------------------------------------------------
 
@@ -20,57 +21,52 @@ def solve_adapter_size(vocabulary: int, hidden: int, lora: int, new_tokens: int)
 
 _SHEETS = ((256_000, 2_304, 20_766_720, 8), (1_000, 10, 50, 3))
 
-# What another calculation gives, as (mistake, vi, en).
-_SIZES: tuple[tuple[Callable[[int, int, int, int], tuple[float, float]], str, str], ...] = (
+# What another calculation gives, as (mistake, message).
+_SIZES: tuple[tuple[Callable[[int, int, int, int], tuple[float, float]], Translated], ...] = (
     (
         lambda v, h, lora, n: (4 * lora + 4 * n * h, 4 * lora + 4 * v * h),
-        "Hai số bị đảo: trước hết là cỡ khi lưu cả bảng, sau đó là cỡ khi chỉ lưu các dòng mới.",
-        "The two are swapped: first the size with whole tables, then with the new rows only.",
+        Translated("The two are swapped: first the size with whole tables, then with the new rows only."),
     ),
     (
         lambda v, h, lora, n: (4 * lora + 4 * n * h, 4 * lora + 2 * 2 * v * h),
-        "Hai số bị đảo: trước hết là cỡ khi lưu cả bảng, sau đó là cỡ khi chỉ lưu các dòng mới.",
-        "The two are swapped: first the size with whole tables, then with the new rows only.",
+        Translated("The two are swapped: first the size with whole tables, then with the new rows only."),
     ),
     (
         lambda v, h, lora, n: (2 * 2 * v * h, 4 * n * h),
-        "Thiếu phần LoRA: hai cách đều phải lưu A và B của nó.",
-        "LoRA itself is missing: both ways keep its A and B too.",
+        Translated("LoRA itself is missing: both ways keep its A and B too."),
     ),
     (
         lambda v, h, lora, n: (4 * lora + 2 * v * h, 4 * lora + 4 * n * h),
-        "Bạn chỉ tính một bảng. Hai bảng dùng chung trọng số trong mô hình, nhưng peft ghi cả hai vào tệp.",
-        "You count one table. The model shares one between the two, but peft writes both into the file.",
+        Translated(
+            "You count one table. The model shares one between the two, but peft writes both into the file.",
+        ),
     ),
     (
         lambda v, h, lora, n: (4 * lora + 4 * 2 * v * h, 4 * lora + 4 * n * h),
-        "Hai bảng lớn được lưu bằng bf16 như mô hình gốc: 2 byte một số, không phải 4.",
-        "The two large tables are kept in bf16 as in the base model: 2 bytes a number and not 4.",
+        Translated("The two large tables are kept in bf16 as in the base model: 2 bytes a number and not 4."),
     ),
     (
         lambda v, h, lora, n: (2 * lora + 2 * 2 * v * h, 2 * lora + 2 * n * h),
-        "Phần được huấn luyện (LoRA và các dòng mới) được lưu bằng fp32: 4 byte một số.",
-        "What is trained (LoRA and the new rows) is kept in fp32: 4 bytes a number.",
+        Translated("What is trained (LoRA and the new rows) is kept in fp32: 4 bytes a number."),
     ),
     (
         lambda v, h, lora, n: (4 * lora + 2 * 2 * v * h, 4 * lora + 2 * n * h),
-        "Các dòng mới được huấn luyện, nên được lưu bằng fp32: 4 byte một số.",
-        "The new rows are trained, and so they are kept in fp32: 4 bytes a number.",
+        Translated("The new rows are trained, and so they are kept in fp32: 4 bytes a number."),
     ),
     (
         lambda v, h, lora, n: (4 * lora + 2 * 2 * v * h, 4 * lora + 2 * 4 * n * h),
-        "Các dòng mới chỉ có một bản: lm_head dùng chung với embed_tokens, peft học và lưu một lần.",
-        "There is one copy of the new rows: lm_head shares them with embed_tokens, and peft keeps them once.",
+        Translated(
+            "There is one copy of the new rows: lm_head shares them with embed_tokens, and peft keeps them "
+            "once.",
+        ),
     ),
     (
         lambda v, h, lora, n: (4 * lora + 2 * 2 * v * h, 4 * lora + 4 * n),
-        "Mỗi token mới là một dòng gồm `hidden` số, không phải một số.",
-        "Each new token is a row of `hidden` numbers and not one number.",
+        Translated("Each new token is a row of `hidden` numbers and not one number."),
     ),
     (
         lambda v, h, lora, n: (lora + 2 * v * h, lora + n * h),
-        "Đó là số trọng số. Đề hỏi số byte.",
-        "Those are numbers of weights. The question is in bytes.",
+        Translated("Those are numbers of weights. The question is in bytes."),
     ),
 )
 
@@ -80,53 +76,41 @@ def _judge_adapter_size(adapter_size: Callable[[int, int, int, int], Any]) -> No
     for sheet in _SHEETS:
         got = adapter_size(*sheet)
         if not isinstance(got, tuple | list) or len(got) != 2:
-            raise Wrong(
-                vi="Hãy trả về hai số: (cỡ khi lưu cả hai bảng, cỡ khi chỉ lưu các dòng mới).",
-                en="Return two numbers: (size with both tables whole, size with the new rows only).",
-            )
+            raise Wrong("Return two numbers: (size with both tables whole, size with the new rows only).")
         answers.append(tuple(got))
     wanted = [solve_adapter_size(*sheet) for sheet in _SHEETS]
     if answers == wanted:
         return
-    for mistake, vi, en in _SIZES:
+    for mistake, message in _SIZES:
         if answers == [mistake(*sheet) for sheet in _SHEETS]:
-            raise Wrong(vi=vi, en=en)
+            raise Wrong(message)
     for sheet, got, want in zip(_SHEETS, answers, wanted, strict=True):
-        for which, (vi, en) in enumerate((("Lưu cả hai bảng", "Whole tables"), ("Chỉ dòng mới", "New rows"))):
+        for which, way in enumerate((Translated("Whole tables"), Translated("New rows"))):
             if got[which] != want[which]:
                 raise Wrong(
-                    vi=f"{vi}, với (vocabulary, hidden, lora, new_tokens) = {sheet}: {want[which]} byte; bạn "
-                    f"trả về {got[which]}.",
-                    en=f"{en}, for (vocabulary, hidden, lora, new_tokens) = {sheet}: {want[which]} bytes; "
-                    f"you gave {got[which]}.",
+                    "{way}, for (vocabulary, hidden, lora, new_tokens) = {sheet}: {want} bytes; you gave "
+                    "{got}.",
+                    way=way, sheet=sheet, want=want[which], got=got[which],
                 )
 
 
 adapter_size = Exercise(
-    title={
-        "vi": "Bài tập 3. Thêm vài token mới thì adapter nặng bao nhiêu byte, theo mỗi cách lưu?",
-        "en": "Exercise 3. How many bytes does an adapter with a few new tokens take, kept either way?",
-    },
+    title=Translated(
+        "Exercise 3. How many bytes does an adapter with a few new tokens take, kept either way?",
+    ),
     judge=_judge_adapter_size,
     hints=(
-        {
-            "vi": "Một bảng embedding có `vocabulary` dòng, mỗi dòng `hidden` số. Hai bảng: embed_tokens và "
+        Translated(
+            "An embedding table has `vocabulary` rows of `hidden` numbers. Two tables: embed_tokens and "
             "lm_head.",
-            "en": "An embedding table has `vocabulary` rows of `hidden` numbers. Two tables: embed_tokens "
-            "and lm_head.",
-        },
-        {
-            "vi": "fp32 là 4 byte (LoRA, các dòng mới), bf16 là 2 byte (hai bảng lưu nguyên).",
-            "en": "fp32 is 4 bytes (LoRA, the new rows), bf16 is 2 bytes (both tables, kept whole).",
-        },
+        ),
+        Translated("fp32 is 4 bytes (LoRA, the new rows), bf16 is 2 bytes (both tables, kept whole)."),
     ),
     solve=solve_adapter_size,
-    praise={
-        "vi": "Với Gemma 2 2B: 2,44 GB so với 83 MB, mà tám token mới chỉ chiếm 74 kB. Bản gốc nặng 2,48 GB, "
-        "vì nó còn gắn LoRA lên chính hai bảng ấy.",
-        "en": "For Gemma 2 2B: 2.44 GB against 83 MB, and the eight new tokens are only 74 kB of it. The "
-        "original weighs 2.48 GB, as it put LoRA on the two tables as well.",
-    },
+    praise=Translated(
+        "For Gemma 2 2B: 2.44 GB against 83 MB, and the eight new tokens are only 74 kB of it. The original "
+        "weighs 2.48 GB, as it put LoRA on the two tables as well.",
+    ),
     start=unwritten,
 )
 
@@ -171,10 +155,7 @@ def _judge_labels(labels: Callable[[Turns, list[int]], Any]) -> None:
     for turns, header in zip(_DIALOGUES, (_HEADER, [106, 9, 9, 108]), strict=True):
         got, want = labels(deepcopy(turns), list(header)), solve_labels(turns, header)
         if not isinstance(got, list | tuple) or any(isinstance(label, list | tuple) for label in got):
-            raise Wrong(
-                vi="Cần một danh sách phẳng, mỗi token một nhãn: dùng `+=`, không dùng `append`.",
-                en="One flat list is wanted, a label for each token: `+=` and not `append`.",
-            )
+            raise Wrong("One flat list is wanted, a label for each token: `+=` and not `append`.")
         got = list(got)
         if got == want:
             continue
@@ -182,9 +163,7 @@ def _judge_labels(labels: Callable[[Turns, list[int]], Any]) -> None:
         check_shift(got, want)
         check_mask(got)
         _judge_turns(turns, len(header), got)
-        raise Wrong(
-            vi=f"Nhãn phải là {want}, bạn trả về {got}.", en=f"They should be {want}, you gave {got}."
-        )
+        raise Wrong("They should be {want}, you gave {got}.", want=want, got=got)
 
 
 def _judge_turns(turns: Turns, header: int, labels: list[int]) -> None:
@@ -194,65 +173,50 @@ def _judge_turns(turns: Turns, header: int, labels: list[int]) -> None:
         learnt = [label for label in mine if label != -100]
         if role == "tool" and learnt:
             raise Wrong(
-                vi=f"Kết quả của công cụ (lượt {number}) có tính loss: mô hình sẽ học bịa kết quả thay vì "
-                "chờ nó.",
-                en=f"A tool response (turn {number}) carries loss: the model would learn to make results up "
+                "A tool response (turn {number}) carries loss: the model would learn to make results up "
                 "instead of waiting for them.",
+                number=number,
             )
         if role == "user" and learnt:
             raise Wrong(
-                vi=f"Lượt user {number} có tính loss, kể cả schema của các công cụ: mô hình không phải viết "
-                "những thứ đó.",
-                en=f"User turn {number} carries loss, the tools' schemas included: the model has not to "
-                "write those.",
+                "User turn {number} carries loss, the tools' schemas included: the model has not to write "
+                "those.",
+                number=number,
             )
         if role == "assistant" and not learnt:
             raise Wrong(
-                vi=f"Lượt {number} của trợ lý không tính loss. Mọi lượt của nó đều phải được học: cả lời gọi "
-                "lẫn câu trả lời cuối.",
-                en=f"The assistant's turn {number} carries no loss. Each of its turns is to be learnt: the "
+                "The assistant's turn {number} carries no loss. Each of its turns is to be learnt: the "
                 "calls and the final reply.",
+                number=number,
             )
         if role == "assistant" and mine[:header] != [-100] * header:
             raise Wrong(
-                vi=f"Phần mở đầu lượt {number} (vị trí {start} đến {start + header - 1}) có tính loss. "
-                "Prompt kết thúc bằng nó: không phải học.",
-                en=f"The opening of turn {number} (positions {start} to {start + header - 1}) carries loss. "
-                "A prompt ends in it: nothing to learn.",
+                "The opening of turn {number} (positions {start} to {start2}) carries loss. A prompt ends "
+                "in it: nothing to learn.",
+                number=number, start=start, start2=start + header - 1,
             )
         if role == "assistant" and mine[-2] == -100:
             raise Wrong(
-                vi=f"<end_of_turn> của lượt {number} bị che: mô hình sẽ không biết dừng sau lời gọi.",
-                en=f"<end_of_turn> of turn {number} is masked: the model would not know to stop after the "
-                "call.",
+                "<end_of_turn> of turn {number} is masked: the model would not know to stop after the call.",
+                number=number,
             )
         start += len(ids)
 
 
 labels = Exercise(
-    title={
-        "vi": "Bài tập 4. Nhãn cho hội thoại có công cụ: chỉ tính loss trên những gì mô hình phải tự viết.",
-        "en": "Exercise 4. Labels for a conversation with tools: loss on what the model writes itself, no "
-        "more.",
-    },
+    title=Translated(
+        "Exercise 4. Labels for a conversation with tools: loss on what the model writes itself, no more.",
+    ),
     judge=_judge_labels,
     hints=(
-        {
-            "vi": "Ai viết lượt đó? Chỉ `assistant` là mô hình; `user` và `tool` thì cả lượt là -100.",
-            "en": "Who writes the turn? Only `assistant` is the model; turns of `user` and `tool` are all "
-            "-100.",
-        },
-        {
-            "vi": "Lượt của trợ lý: `[-100] * len(header) + ids[len(header):]`. Nối dần vào một danh sách.",
-            "en": "A turn of the assistant: `[-100] * len(header) + ids[len(header):]`. Build up one list.",
-        },
+        Translated(
+            "Who writes the turn? Only `assistant` is the model; turns of `user` and `tool` are all -100.",
+        ),
+        Translated("A turn of the assistant: `[-100] * len(header) + ids[len(header):]`. Build up one list."),
     ),
     solve=solve_labels,
-    praise={
-        "vi": "Mô hình học nghĩ, gọi, dừng và trả lời. Schema, câu hỏi và kết quả của công cụ thì nó chỉ "
-        "đọc.",
-        "en": "The model learns to think, call, stop and reply. Schemas, questions and results it only "
-        "reads.",
-    },
+    praise=Translated(
+        "The model learns to think, call, stop and reply. Schemas, questions and results it only reads.",
+    ),
     start=unwritten,
 )

@@ -6,6 +6,7 @@ frequency factors the answers are. Of a quantised file no logit and no text is p
 the trained model is reported, and that it is nearer to it than to the base.
 """
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from lessonlib.evaluation._answers import continuations, stop_ids
 from lessonlib.export._gguf import KINDS
 from lessonlib.export._gguf_parity import _compare as compare
-from lessonlib.export._gguf_parity._llama import GgufModel
+from lessonlib.export._gguf_parity._bytes import unspelled
+from lessonlib.export._gguf_parity._child import GgufModel
 from lessonlib.export._gguf_parity._report import Row, Verified
 from lessonlib.export._gguf_parity._texts import conversations, strings
 from lessonlib.runtime import _llama_cpp as llama_cpp_tools
@@ -52,17 +54,19 @@ def verify(
     """Compare every exported artifact with the trained model.
 
     Each check stands for itself: logits and answers are taken from the trained model's token ids, so that a
-    tokenizer gone wrong shows in the token ids and nowhere else.
+    tokenizer gone wrong shows in the token ids and nowhere else. llama.cpp reads each file in a process of
+    its own, as it may die of one; texts that the trained model's own vocabulary cannot spell it is not given.
 
     Args:
         trained: the adapter on its base, as trained; it is not changed.
         tokenizer: the one it was trained with.
-        prompts: what to ask, rendered (`chat.prompts`); half a dozen will do.
+        prompts: what to ask, rendered (`formatting.chat_prompts`); half a dozen will do.
         merged: folder of the merged model.
         gguf: kind ("f32", "f16", "q8_0", "q4_k_m") -> file.
         texts: to compare token ids on; None: `strings()`, 10,000 of them. Prompts and rendered conversations
             are tokenised as well.
-        template_options: further variables of the chat template, such as {"date_string": "26 Jul 2024"}.
+        template_options: further variables of the chat template, such as {"date_string": "26 Jul 2024"};
+            with GGUF files values of JSON.
         tolerance: the |logit difference| that is rounding, by number format. The coarsest on the way counts:
             what the trained model computes in (16 bits: three times as much), the merged weights, the file.
         max_new_tokens: length of the greedy answers.
@@ -74,10 +78,10 @@ def verify(
     Raises:
         LessonError: no PeftModel; an adapter without effect, which could not be told from the base; no
             prompts; nothing to compare; an unknown kind; a file, a folder or llama-cpp-python that is not
-            there; and those of `evaluation.answers`.
+            there; template options that are not JSON; and those of `evaluation.answers`.
     """
     files = {kind: Path(path) for kind, path in (gguf or {}).items()}
-    _check_arguments(trained, prompts, merged, files)
+    _check_arguments(trained, prompts, merged, files, template_options)
     said = compare.ask_trained(
         trained, tokenizer, prompts, texts=strings() if texts is None else texts,
         options=template_options or {}, max_new_tokens=max_new_tokens,
@@ -101,47 +105,45 @@ def verify(
 
 
 def _check_arguments(
-    trained: Any, prompts: Sequence[str], merged: str | os.PathLike | None, files: Mapping[str, Path]
-) -> None:
+    trained: Any, prompts: Sequence[str], merged: str | os.PathLike | None, files: Mapping[str, Path],
+    options: Mapping[str, Any] | None,
+) -> None:  # fmt: skip
     from peft import PeftModel
 
     if not isinstance(trained, PeftModel):
         raise LessonError(
-            vi=f"{type(trained).__name__} không phải là PeftModel. Hãy truyền vào mô hình vừa huấn luyện "
-            "(adapter gắn trên mô hình gốc), vì mọi bản xuất được so với nó.",
-            en=f"{type(trained).__name__} is no PeftModel. Pass the model that was trained (the adapter on "
-            "its base): everything that was exported is compared with it.",
+            "{name} is no PeftModel. Pass the model that was trained (the adapter on its base): everything "
+            "that was exported is compared with it.",
+            name=type(trained).__name__,
         )
     if not prompts:
-        raise LessonError(
-            vi="Cần ít nhất một prompt để so sánh các bản xuất.",
-            en="At least one prompt is needed to compare what was exported.",
-        )
+        raise LessonError("At least one prompt is needed to compare what was exported.")
     if merged is None and not files:
-        raise LessonError(
-            vi="Không có gì để so sánh: hãy truyền vào merged=... hoặc gguf={...}.",
-            en="There is nothing to compare: pass merged=... or gguf={...}.",
-        )
+        raise LessonError("There is nothing to compare: pass merged=... or gguf={...}.")
     if merged is not None and not (Path(merged) / "config.json").is_file():
         raise LessonError(
-            vi=f"{merged} không phải là thư mục của mô hình đã merge (thiếu config.json). Hãy gọi "
-            "export.merge trước.",
-            en=f"{merged} is not the folder of a merged model (config.json is missing). Call export.merge "
-            "first.",
+            "{merged} is not the folder of a merged model (config.json is missing). Call export.merge first.",
+            merged=merged,
         )
     if unknown := sorted(set(files) - set(KINDS)):
         raise LessonError(
-            vi=f"Không biết loại GGUF {unknown[0]!r}. Hãy dùng: {', '.join(KINDS)}.",
-            en=f"There is no GGUF kind {unknown[0]!r} here. The kinds are {', '.join(KINDS)}.",
+            "There is no GGUF kind {unknown!r} here. The kinds are {kinds}.",
+            unknown=unknown[0], kinds=", ".join(KINDS),
         )
     for file in files.values():
         if not file.is_file():
             raise LessonError(
-                vi=f"Không có file {file}. Hãy tạo các file GGUF trước (gguf.make).",
-                en=f"There is no file {file}. Make the GGUF files first (gguf.make).",
+                "There is no file {file}. Make the GGUF files first (export.make_gguf).", file=file
             )
     if files:
         llama_cpp_tools.check_packages()
+        try:
+            json.dumps(dict(options or {}))  # they go to another process
+        except (TypeError, ValueError) as error:
+            raise LessonError(
+                "template_options have to be values of JSON (strings, numbers, lists, dicts): {error}.",
+                error=error,
+            ) from error
 
 
 def _merged_row(
@@ -159,8 +161,7 @@ def _merged_row(
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, **on_disk)
     except Exception as problem:  # no weights, a cut file, no tokenizer: each is said in its own way
         error = LessonError(
-            vi=f"không nạp được {folder}: {problem} Hãy merge lại.",
-            en=f"{folder} cannot be loaded: {problem} Merge again.",
+            "{folder} cannot be loaded: {problem} Merge again.", folder=folder, problem=problem,
         )
         return replace(row, unreadable=error)
     if other := _other_vocabulary(said, model.config.vocab_size):
@@ -185,30 +186,33 @@ def _gguf_row(
 
     row = Row(kind, file.stat().st_size / 1e6, tolerance=tolerance)
     longest = max(map(len, said.encoded)) + max_new_tokens
+    texts = [*said.texts, *said.chats]
+    lacking = unspelled(said.tokenizer, texts)
+    row = replace(row, left_out=len(lacking), no_token=frozenset().union(*lacking.values()))
+    texts = ["" if at in lacking else text for at, text in enumerate(texts)]
+    bos = said.tokenizer.bos_token
+    answers, logits = [], []
     try:
-        opened = GgufModel(file, context=longest, threads=threads or torch.get_num_threads())
-    except LessonError as problem:
+        with GgufModel(file, context=longest, threads=threads or torch.get_num_threads()) as model:
+            if other := _other_vocabulary(said, model.vocabulary):
+                return replace(row, unreadable=other)
+            for prompt, answer in zip(said.encoded, said.answers, strict=True):
+                own, numbers = model.follow(prompt, answer, max_new_tokens=max_new_tokens)
+                answers.append(own)
+                logits.append(torch.from_numpy(numbers[-said.kept :]))
+            ids = model.token_ids(texts[: len(said.texts)])
+            for chat in texts[len(said.texts) :]:
+                ids += model.token_ids([chat], whole=not (bos and chat.startswith(bos)))
+            heard = compare.Heard(
+                ids=[None if at in lacking else each for at, each in enumerate(ids)],
+                rendered=[model.render(messages, ask, said.options) for messages, ask in conversations()],
+                stops=frozenset(model.stops),
+                eos=model.eos,
+                answers=answers,
+                logits=logits,
+            )
+    except LessonError as problem:  # it cannot be opened, or llama.cpp died of it
         return replace(row, unreadable=problem)
-    with opened as model:
-        if other := _other_vocabulary(said, model.vocabulary):
-            return replace(row, unreadable=other)
-        answers, logits = [], []
-        for prompt, answer in zip(said.encoded, said.answers, strict=True):
-            own, numbers = model.follow(prompt, answer, max_new_tokens=max_new_tokens)
-            answers.append(own)
-            logits.append(numbers)
-        bos = said.tokenizer.bos_token
-        ids = model.token_ids(said.texts)
-        for chat in said.chats:
-            ids += model.token_ids([chat], whole=not (bos and chat.startswith(bos)))
-        heard = compare.Heard(
-            ids=ids,
-            rendered=[model.render(messages, ask, said.options) for messages, ask in conversations()],
-            stops=frozenset(model.stops),
-            eos=model.eos,
-            answers=answers,
-            logits=[torch.from_numpy(numbers[-said.kept :]) for numbers in logits],
-        )
     return compare.compared(row, said, heard)
 
 
@@ -216,10 +220,9 @@ def _other_vocabulary(said: compare.Trained, size: int) -> LessonError | None:
     if size == said.vocabulary:
         return None
     return LessonError(
-        vi=f"từ vựng có {size} token, của mô hình đã huấn luyện có {said.vocabulary}: đây là bản xuất của "
-        "một mô hình khác.",
-        en=f"its vocabulary has {size} tokens, the trained model's {said.vocabulary}: this is the export of "
-        "another model.",
+        "its vocabulary has {size} tokens, the trained model's {vocabulary}: this is the export of another "
+        "model.",
+        size=size, vocabulary=said.vocabulary,
     )
 
 

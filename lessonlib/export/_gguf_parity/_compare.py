@@ -57,7 +57,7 @@ class Trained:
 class Heard:
     """What one artifact says to the same texts; the fields are those of `Trained`."""
 
-    ids: list[list[int]]
+    ids: Sequence[list[int] | None]  # None: left out
     rendered: list[str | None]
     stops: frozenset[int]
     eos: int | None
@@ -84,10 +84,8 @@ def ask_trained(
     effect = _mean([_divergence(ours, base) for ours, base in zip(logits, base_logits, strict=True)])
     if effect == 0:
         raise LessonError(
-            vi="Adapter không có tác dụng: mô hình đã huấn luyện và mô hình gốc cho cùng logit, nên không "
-            "thể biết mô hình nào đã được xuất. Hãy kiểm tra xem trainer.train() đã chạy xong chưa.",
-            en="The adapter has no effect: the trained model and its base give the same logits, so it "
-            "cannot be told which of them was exported. Check that trainer.train() ran to its end.",
+            "The adapter has no effect: the trained model and its base give the same logits, so it cannot "
+            "be told which of them was exported. Check that trainer.train() ran to its end.",
         )
     rendered = render(tokenizer, options)
     chats = [*prompts, *(chat for chat in rendered if chat is not None)]
@@ -105,7 +103,8 @@ def compared(row: Row, trained: Trained, heard: Heard) -> Row:
     import torch
 
     texts = [*trained.texts, *trained.chats]
-    wrong = [at for at, ids in enumerate(heard.ids) if ids != trained.ids[at]]
+    asked = [(at, ids) for at, ids in enumerate(heard.ids) if ids is not None]
+    wrong = [(at, ids) for at, ids in asked if ids != trained.ids[at]]
     odd = [at for at, chat in enumerate(heard.rendered) if chat != trained.rendered[at]]
     pairs = list(zip(trained.logits, heard.logits, strict=True))
     base_pairs = zip(trained.base_logits, heard.logits, strict=True)
@@ -114,9 +113,9 @@ def compared(row: Row, trained: Trained, heard: Heard) -> Row:
     agreed = [(ours.argmax(-1) == theirs.argmax(-1)).double() for ours, theirs in pairs]
     return replace(
         row,
-        texts=len(texts),
+        texts=len(asked),
         wrong_texts=len(wrong),
-        first_wrong=(texts[wrong[0]], trained.ids[wrong[0]], heard.ids[wrong[0]]) if wrong else None,
+        first_wrong=next(((texts[at], trained.ids[at], ids) for at, ids in wrong), None),
         conversations=len(trained.rendered),
         wrong_conversations=len(odd),
         first_rendered=_parting(heard.rendered[odd[0]], trained.rendered[odd[0]]) if odd else None,

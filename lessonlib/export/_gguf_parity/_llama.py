@@ -2,6 +2,8 @@
 
 llama.cpp is reached through llama-cpp-python. What rounds more than it has to is switched off, so that the
 numbers show the file and not the settings: a float32 key-value cache, no flash attention.
+
+A file that is not what it should be may end the process: `_worker` is the one place that loads one.
 """
 
 import ctypes
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 F32 = 0  # ggml's number for the type float32
 
 
-class GgufModel:
+class LoadedGguf:
     """One loaded GGUF file; use it in a `with` block, which frees its memory at the end.
 
     Args:
@@ -40,13 +42,13 @@ class GgufModel:
                 self._llama = llama_cpp.Llama(
                     model_path=os.fspath(path), n_ctx=context, n_batch=min(context, 512), n_threads=threads,
                     n_threads_batch=threads, logits_all=True, type_k=F32, type_v=F32, flash_attn=False,
-                    verbose=False,
+                    verbose=True,  # else what it says when it aborts goes to /dev/null
                 )  # fmt: skip
             except Exception as problem:  # also a chat template that jinja cannot parse
                 reason = " ".join(said) or str(problem)
                 raise LessonError(
-                    vi=f"llama.cpp không mở được {path}: {reason} Hãy xuất lại file này.",
-                    en=f"llama.cpp cannot open {path}: {reason} Export this file again.",
+                    "llama.cpp cannot open {path}: {reason} Export this file again.",
+                    path=path, reason=reason,
                 ) from problem
         self._vocab = llama_cpp.llama_model_get_vocab(self._llama.model)
         self.vocabulary = int(self._llama.n_vocab())
@@ -56,7 +58,7 @@ class GgufModel:
         self.eos = int(self._llama.token_eos())
         self._formatter = self._compiled_template()
 
-    def __enter__(self) -> "GgufModel":
+    def __enter__(self) -> "LoadedGguf":
         return self
 
     def __exit__(
@@ -81,10 +83,6 @@ class GgufModel:
             count = llama_cpp.llama_tokenize(self._vocab, text, len(text), buffer, room, whole, True)
             found.append(buffer[:count])
         return found
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, special tokens left out."""
-        return self._llama.detokenize(list(ids)).decode(errors="replace") if ids else ""
 
     def follow(
         self, prompt: Sequence[int], answer: Sequence[int], *, max_new_tokens: int

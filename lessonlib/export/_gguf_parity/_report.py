@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LessonError, Translated, joined, tr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +22,8 @@ class Row:
         unreadable: why it could not be loaded or compared; the numbers below then mean nothing.
         texts, wrong_texts: how many texts were tokenised, and how many got other token ids.
         first_wrong: the first such text, its ids in training and its ids here.
+        left_out, no_token: how many texts were not tokenised, as they need bytes that the trained model's
+            own vocabulary has no token for; and those bytes.
         conversations, wrong_conversations: how many were rendered, and how many came out otherwise.
         first_rendered: for the first such one, what stands here and what stood in training, from shortly
             before they part; None for a conversation that was refused.
@@ -49,6 +51,8 @@ class Row:
     texts: int = 0
     wrong_texts: int = 0
     first_wrong: tuple[str, list[int], list[int]] | None = None
+    left_out: int = 0
+    no_token: frozenset[int] = frozenset()
     conversations: int = 0
     wrong_conversations: int = 0
     first_rendered: tuple[str | None, str | None] | None = None
@@ -71,7 +75,7 @@ class Row:
     @property
     def label(self) -> str:
         """The artifact's name as people read it."""
-        return text(vi="merge", en="merged") if self.name == "merged" else f"GGUF {self.name}"
+        return tr("merged") if self.name == "merged" else f"GGUF {self.name}"
 
     @property
     def failed(self) -> list[str]:
@@ -82,7 +86,7 @@ class Row:
         if self.unreadable is not None:
             return ["loads"]
         passed = {
-            "token_ids": self.wrong_texts == 0,
+            "token_ids": self.wrong_texts == 0 and (self.texts > 0 or not self.left_out),
             "template": self.wrong_conversations == 0,
             "stops": self.stops == self.wanted_stops and self.eos == self.wanted_eos,
             "effect": self.kl < self.kl_base,
@@ -98,64 +102,65 @@ class Row:
         return not self.failed
 
     @property
-    def reasons(self) -> list[tuple[str, str]]:
-        """One sentence for each failed check: what is wrong, in Vietnamese and in English."""
+    def reasons(self) -> list[Translated]:
+        """One sentence for each failed check: what is wrong."""
         return [self._reason(check) for check in self.failed]
 
-    def _reason(self, check: str) -> tuple[str, str]:
+    def _reason(self, check: str) -> Translated:
         if check == "loads":
             assert self.unreadable is not None
-            return self.unreadable.vi, self.unreadable.en
+            return self.unreadable.message
+        if check == "token_ids" and not self.texts:
+            return Translated(
+                "no text's token ids could be compared: all {left_out:,} need bytes that the vocabulary has "
+                "no token for. Pass texts=... that this tokenizer can spell.",
+                left_out=self.left_out,
+            )
         if check == "token_ids":
             said, wanted, found = self.first_wrong or ("", [], [])
             first = f"{said[:60]!r}: {found[:SHOWN]} / {wanted[:SHOWN]}"
-            return (
-                f"{self.wrong_texts:,} trên {self.texts:,} chuỗi cho token id khác lúc huấn luyện, đầu tiên "
-                f"{first}. Từ vựng hoặc pre-tokenizer không phải của mô hình này.",
-                f"{self.wrong_texts:,} of {self.texts:,} texts get other token ids than in training, first "
-                f"{first}. The vocabulary or the pre-tokenizer is not this model's.",
+            return Translated(
+                "{wrong_texts:,} of {texts:,} texts get other token ids than in training, first {first}. "
+                "The vocabulary or the pre-tokenizer is not this model's.",
+                wrong_texts=self.wrong_texts, texts=self.texts, first=first,
             )
         if check == "template":
             parts = self.first_rendered or (None, None)
             here, there = ("-" if part is None else repr(part[:40]) for part in parts)
-            return (
-                f"chat template viết {self.wrong_conversations} trên {self.conversations} hội thoại khác lúc "
-                f"huấn luyện: {here} thay vì {there}.",
-                f"the chat template writes {self.wrong_conversations} of {self.conversations} conversations "
-                f"otherwise than in training: {here} instead of {there}.",
+            return Translated(
+                "the chat template writes {wrong_conversations} of {conversations} conversations otherwise "
+                "than in training: {here} instead of {there}.",
+                wrong_conversations=self.wrong_conversations, conversations=self.conversations, here=here,
+                there=there,
             )
         if check == "stops":
             ends = (
                 f"{sorted(self.stops)} (EOS {self.eos})",
                 f"{sorted(self.wanted_stops)} (EOS {self.wanted_eos})",
             )
-            return (
-                f"câu trả lời dừng ở token {ends[0]}, còn mô hình đã huấn luyện dừng ở {ends[1]}: nó sẽ "
-                "nói mãi không thôi, hoặc dừng sớm.",
-                f"an answer ends at the tokens {ends[0]}, that of the trained model at {ends[1]}: it will "
-                "run on, or stop early.",
+            return Translated(
+                "an answer ends at the tokens {ends}, that of the trained model at {ends2}: it will run on, "
+                "or stop early.",
+                ends=ends[0], ends2=ends[1],
             )
         if check == "effect":
-            return (
-                f"gần mô hình gốc (KL {self.kl_base:.1e}) hơn mô hình đã huấn luyện (KL {self.kl:.1e}): có "
-                "vẻ mô hình gốc đã được xuất mà không có adapter.",
-                f"nearer to the base (KL {self.kl_base:.1e}) than to the trained model (KL {self.kl:.1e}): "
-                "it seems that the base was exported without the adapter.",
+            return Translated(
+                "nearer to the base (KL {kl_base:.1e}) than to the trained model (KL {kl:.1e}): it seems "
+                "that the base was exported without the adapter.",
+                kl_base=self.kl_base, kl=self.kl,
             )
         if check == "logits":
-            return (
-                f"logit thường lệch tới {self.usual_difference:.1e} (nhiều nhất {self.max_difference:.1e}), "
-                f"còn làm tròn chỉ gây ra {self.tolerance:.0e}: trọng số hoặc cấu hình (RoPE, norm) không "
-                "phải của mô hình đã huấn luyện.",
-                f"logits commonly differ by up to {self.usual_difference:.1e} (at most "
-                f"{self.max_difference:.1e}), and rounding explains {self.tolerance:.0e}: weights or "
-                "settings (RoPE, norm) are not those of the trained model.",
+            return Translated(
+                "logits commonly differ by up to {usual_difference:.1e} (at most {max_difference:.1e}), and "
+                "rounding explains {tolerance:.0e}: weights or settings (RoPE, norm) are not those of the "
+                "trained model.",
+                usual_difference=self.usual_difference, max_difference=self.max_difference,
+                tolerance=self.tolerance,
             )
-        return (
-            f"{self.greedy_broken} trên {self.prompts} câu trả lời greedy rẽ sang hướng khác ở chỗ mô hình "
-            "đã huấn luyện không hề phân vân.",
-            f"{self.greedy_broken} of {self.prompts} greedy answers part from the trained model's where "
-            "that was in no doubt.",
+        return Translated(
+            "{greedy_broken} of {prompts} greedy answers part from the trained model's where that was in no "
+            "doubt.",
+            greedy_broken=self.greedy_broken, prompts=self.prompts,
         )
 
 
@@ -184,13 +189,28 @@ class Verified:
     @property
     def problems(self) -> list[str]:
         """One sentence for each failed check of each artifact."""
-        return [text(vi=vi, en=en) for vi, en in self._problems()]
+        return [str(problem) for problem in self._problems()]
 
     @property
     def not_compared(self) -> str:
-        """A sentence that names the artifacts that were not there; "" where all were."""
-        names = ", ".join(self.missing)
-        return names and text(vi=f"Không có để so sánh: {names}.", en=f"Not there to compare: {names}.")
+        """Sentences that name the artifacts that were not there and count the texts that llama.cpp was not
+        given; "" where all were."""
+        said = []
+        if names := ", ".join(self.missing):
+            said.append(tr("Not there to compare: {names}.", names=names))
+        # The same of every file: it is a matter of the trained model's tokenizer.
+        for row in [row for row in self.rows if row.left_out and row.unreadable is None][:1]:
+            left, of = f"{row.left_out:,}", f"{row.left_out + row.texts:,}"
+            lacking = " ".join(f"0x{byte:02X}" for byte in sorted(row.no_token)[:SHOWN])
+            lacking += " ..." * (len(row.no_token) > SHOWN)
+            said.append(
+                tr(
+                    "Not given to llama.cpp: {left} of {of} texts, as this model's own vocabulary has no "
+                    "token for the bytes {lacking}; that is no fault of the export.",
+                    left=left, of=of, lacking=lacking,
+                )
+            )
+        return " ".join(said)
 
     def row(self, name: str) -> Row:
         """The row of one artifact, such as "merged" or "q8_0".
@@ -202,22 +222,18 @@ class Verified:
             if row.name == name:
                 return row
         there = ", ".join(row.name for row in self.rows)
-        raise LessonError(
-            vi=f"Không có {name!r} trong những gì đã so sánh: {there}.",
-            en=f"There is no {name!r} among what was compared: {there}.",
-        )
+        raise LessonError("There is no {name!r} among what was compared: {there}.", name=name, there=there)
 
     def raise_if_broken(self) -> None:
         """Raises LessonError with all problems, if there are any."""
         if not self.ok:
-            both = self._problems()
-            raise LessonError(vi="\n".join(vi for vi, _ in both), en="\n".join(en for _, en in both))
+            raise LessonError(joined("\n", self._problems()))
 
     def table(self) -> "pd.DataFrame":
         """One row for each artifact, with what was measured and the verdict."""
         import pandas as pd
 
-        return pd.DataFrame([_cells(row) for row in self.rows]).set_index(text(vi="bản xuất", en="artifact"))
+        return pd.DataFrame([_cells(row) for row in self.rows]).set_index(tr("artifact"))
 
     def __str__(self) -> str:
         return "\n".join([self.table().T.to_string(), *self._notes()])
@@ -227,37 +243,40 @@ class Verified:
 
         return self.table().T.to_html() + "".join(f"<p>{escape(note)}</p>" for note in self._notes())
 
-    def _problems(self) -> list[tuple[str, str]]:
-        return [(f"{row.label}: {vi}", f"{row.label}: {en}") for row in self.rows for vi, en in row.reasons]
+    def _problems(self) -> list[Translated]:
+        return [
+            Translated("{label}: {reason}", label=row.label, reason=reason)
+            for row in self.rows for reason in row.reasons
+        ]
 
     def _notes(self) -> list[str]:
-        return [*self.problems, *([self.not_compared] if self.missing else [])]
+        return [*self.problems, *filter(None, [self.not_compared])]
 
 
 def _cells(row: Row) -> dict[str, str]:
-    yes, no = text(vi="có", en="yes"), text(vi="không", en="no")
+    yes, no = tr("yes"), tr("no")
     compared = row.unreadable is None
     bound = "-" if row.tolerance is None else f"{row.tolerance:.0e}"
     measured = {
-        text(vi="token id sai", en="wrong token ids"): f"{row.wrong_texts:,} / {row.texts:,}",
-        text(vi="chat template giống hệt", en="equal chat template"): (
+        tr("wrong token ids"): f"{row.wrong_texts:,} / {row.texts:,}",
+        tr("equal chat template"): (
             f"{row.conversations - row.wrong_conversations} / {row.conversations}"
         ),
-        text(vi="cùng token dừng", en="same stop tokens"): no if "stops" in row.failed else yes,
-        text(vi="chênh lệch logit ở 99% vị trí", en="logit difference, 99%"): f"{row.usual_difference:.1e}",
-        text(vi="ngưỡng cho phép", en="tolerance"): bound,
-        text(vi="chênh lệch logit lớn nhất", en="largest logit difference"): f"{row.max_difference:.1e}",
-        text(vi="chênh lệch logit trung bình", en="mean logit difference"): f"{row.mean_difference:.1e}",
-        text(vi="cùng token đứng đầu", en="same top-1 token"): f"{row.top1:.2%}",
-        text(vi="KL so với đã huấn luyện", en="KL from the trained"): f"{row.kl:.1e}",
-        text(vi="KL so với mô hình gốc", en="KL from the base"): f"{row.kl_base:.1e}",
-        text(vi="câu trả lời greedy giống hệt", en="equal greedy answer"): (
+        tr("same stop tokens"): no if "stops" in row.failed else yes,
+        tr("logit difference, 99%"): f"{row.usual_difference:.1e}",
+        tr("tolerance"): bound,
+        tr("largest logit difference"): f"{row.max_difference:.1e}",
+        tr("mean logit difference"): f"{row.mean_difference:.1e}",
+        tr("same top-1 token"): f"{row.top1:.2%}",
+        tr("KL from the trained"): f"{row.kl:.1e}",
+        tr("KL from the base"): f"{row.kl_base:.1e}",
+        tr("equal greedy answer"): (
             f"{row.greedy_equal} / {row.prompts}"
         ),
     }
     return {
-        text(vi="bản xuất", en="artifact"): row.label,
+        tr("artifact"): row.label,
         "MB": f"{row.megabytes:,.1f}",
         **{name: value if compared else "-" for name, value in measured.items()},
-        text(vi="khớp nhau", en="in parity"): yes if row.ok else no,
+        tr("in parity"): yes if row.ok else no,
     }

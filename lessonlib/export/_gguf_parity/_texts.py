@@ -92,8 +92,7 @@ def strings(count: int = COUNT, *, seed: int = 0) -> list[str]:
     """
     if count < 1:
         raise LessonError(
-            vi=f"count={count}: cần ít nhất một chuỗi để so sánh hai tokenizer.",
-            en=f"count={count}: at least one text is needed to compare two tokenizers.",
+            "count={count}: at least one text is needed to compare two tokenizers.", count=count,
         )
     made: dict[str, None] = {}
     sources = [_endless(kind, random.Random(f"{seed}/{kind.__name__}")) for kind in _KINDS]

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     import httpx
 
-SETTINGS = {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True, "HF_HUB_DISABLE_TELEMETRY": True}
+_SETTINGS = {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True, "HF_HUB_DISABLE_TELEMETRY": True}
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def reachable(endpoint: str | None) -> Iterator[None]:
     if endpoint is None or not on_this_machine(endpoint):
         yield
         return
-    before = {name: getattr(constants, name) for name in SETTINGS}
+    before = {name: getattr(constants, name) for name in _SETTINGS}
     factory, server = _http._GLOBAL_CLIENT_FACTORY, _address(endpoint)
 
     def guarded() -> "httpx.Client":
@@ -48,7 +48,7 @@ def reachable(endpoint: str | None) -> Iterator[None]:
             mounts={f"all://{urlsplit(endpoint).hostname}": None},  # never through a proxy
         )
 
-    for name, value in SETTINGS.items():
+    for name, value in _SETTINGS.items():
         setattr(constants, name, value)
     set_client_factory(guarded)
     try:

@@ -38,6 +38,7 @@ class HubState:
     token: str = field(default_factory=lambda: f"hf_{secrets.token_hex(17)}", repr=False)
     tokens: dict[str, Token] = field(default_factory=dict, repr=False)
     repositories: dict[str, Repository] = field(default_factory=dict)
+    url: str = field(default="", init=False)
 
     def open(self) -> None:
         """Make the folder of the uploads, and let the first token in."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 # What the .gitattributes of a new model repository sends to large-file storage, shortened to what the course
 # has; and the size from which the Hub refuses a file in the commit itself.
-LARGE_NAMES = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".parquet", ".arrow", ".zip", ".model")
-LARGE_BYTES = 10 * 2**20
-ATTRIBUTES = "".join(f"*{name} filter=lfs diff=lfs merge=lfs -text\n" for name in LARGE_NAMES)
+_LARGE_NAMES = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".parquet", ".arrow", ".zip", ".model")
+_LARGE_BYTES = 10 * 2**20
+ATTRIBUTES = "".join(f"*{name} filter=lfs diff=lfs merge=lfs -text\n" for name in _LARGE_NAMES)
 CHUNK = 2**20
 
 
@@ -52,7 +52,7 @@ class File:
 
 def is_large(name: str, size: int, sample: bytes) -> bool:
     """Whether a file goes to large-file storage: by its name, its size, or a zero byte at its start."""
-    return size > 0 and (name.endswith(LARGE_NAMES) or size > LARGE_BYTES or b"\0" in sample)
+    return size > 0 and (name.endswith(_LARGE_NAMES) or size > _LARGE_BYTES or b"\0" in sample)
 
 
 @dataclass

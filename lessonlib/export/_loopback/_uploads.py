@@ -12,7 +12,7 @@ from lessonlib.export._loopback._answers import Answers
 from lessonlib.export._loopback._state import BAD_TOKEN, Token
 from lessonlib.export._loopback._store import ATTRIBUTES, CHUNK, File, Repository, is_large
 
-SHA256 = re.compile("[0-9a-f]{64}")
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class Uploads(Answers):
@@ -98,7 +98,7 @@ class Uploads(Answers):
             asked_before = {entry["oid"] for entry in objects}
             oid, size = file["oid"], file["size"]
             answer: dict[str, Any] = {"oid": oid, "size": size}
-            if not SHA256.fullmatch(oid):
+            if not _SHA256.fullmatch(oid):
                 answer["error"] = {"code": 422, "message": "no sha256"}
             elif not (self._folder("large") / oid).is_file() and oid not in asked_before:
                 self.hub.promised[oid] = size
@@ -163,7 +163,7 @@ class Uploads(Answers):
                 changes[value["path"]] = self._regular(base64.b64decode(value["content"]), value["path"])
             elif key == "lfsFile":
                 kept = self._folder("large") / value["oid"]
-                if not SHA256.fullmatch(value["oid"]) or not kept.is_file():
+                if not _SHA256.fullmatch(value["oid"]) or not kept.is_file():
                     return self.send_json({"error": f"{value['path']}: its content was never uploaded"}, 400)
                 changes[value["path"]] = File.read(kept, value["path"])
             else:  # deletedFile, deletedFolder

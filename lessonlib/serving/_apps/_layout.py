@@ -13,9 +13,11 @@ from typing import Any
 from lessonlib.runtime._language import LessonError
 from lessonlib.serving._formats import ChatFormat, Message
 
-SYSTEM, USER, ANSWER, NEXT = (f"lessonlib {word} lessonlib" for word in ("system", "user", "answer", "next"))
+_SYSTEM, _USER, _ANSWER, _NEXT = (
+    f"lessonlib {word} lessonlib" for word in ("system", "user", "answer", "next")
+)
 # Braces, quotes and white space as people write them: a template must let them through as they are.
-TRIALS = (
+_TRIALS = (
     ("Hỏi?",),
     ("Q {{ .Content }} {% x %}", 'A "quoted" answer\n\nwith a paragraph', "Next?"),
     ("1", "2", "3", "4", "5"),
@@ -130,29 +132,29 @@ def layout(form: ChatFormat, *, options: Mapping[str, Any] | None = None) -> Lay
         return form.render(_conversation(contents, system), ask=ask, options=fixed).removeprefix(form.bos)
 
     try:
-        whole = write(USER, ANSWER, NEXT, system=SYSTEM)
-        before_system, rest = whole.split(SYSTEM)
-        _, rest = rest.split(USER)
-        _, rest = rest.split(ANSWER)
-        _, last = rest.split(NEXT)
-        after_system = write(system=SYSTEM, ask=False).split(SYSTEM)[1]
-        before_user = whole.split(SYSTEM)[1].split(USER)[0].removeprefix(after_system)
-        after_user = write(USER, system=SYSTEM, ask=False).split(USER)[1]
-        after_answer = write(USER, ANSWER, system=SYSTEM, ask=False).split(ANSWER)[1]
-        before_answer = whole.split(USER)[1].split(ANSWER)[0].removeprefix(after_user)
+        whole = write(_USER, _ANSWER, _NEXT, system=_SYSTEM)
+        before_system, rest = whole.split(_SYSTEM)
+        _, rest = rest.split(_USER)
+        _, rest = rest.split(_ANSWER)
+        _, last = rest.split(_NEXT)
+        after_system = write(system=_SYSTEM, ask=False).split(_SYSTEM)[1]
+        before_user = whole.split(_SYSTEM)[1].split(_USER)[0].removeprefix(after_system)
+        after_user = write(_USER, system=_SYSTEM, ask=False).split(_USER)[1]
+        after_answer = write(_USER, _ANSWER, system=_SYSTEM, ask=False).split(_ANSWER)[1]
+        before_answer = whole.split(_USER)[1].split(_ANSWER)[0].removeprefix(after_user)
         opening = last.removeprefix(after_user)
-        alone = write(USER)
+        alone = write(_USER)
     except (ValueError, IndexError) as error:  # a part occurs twice, or not at all
         raise _irregular(str(error)) from error
-    bos = form.bos if form.render(_conversation((USER,), None), options=fixed).startswith(form.bos) else ""
-    other_day = form.render(_conversation((USER,), None), options=fixed | {"date_string": "01 Feb 2003"})
+    bos = form.bos if form.render(_conversation((_USER,), None), options=fixed).startswith(form.bos) else ""
+    other_day = form.render(_conversation((_USER,), None), options=fixed | {"date_string": "01 Feb 2003"})
     found = Layout(
         bos, before_system, after_system, before_user, after_user, before_answer, after_answer, opening,
         always_system=alone.startswith(before_system + after_system + before_user),
         dated=other_day.removeprefix(form.bos) != alone,
     )  # fmt: skip
     simple = replace(form, template=found.jinja())
-    for contents in TRIALS:
+    for contents in _TRIALS:
         for system in (None, "Bạn là trợ lý {{ .System }}."):
             messages = _conversation(contents, system)
             wanted = form.render(messages, options=fixed)
@@ -181,9 +183,8 @@ def _jinja(text: str) -> str:
 
 def _irregular(where: str) -> LessonError:
     return LessonError(
-        vi="Chat template của file này không chỉ đặt văn bản cố định quanh từng tin nhắn, nên không tự đổi "
-        f"được sang mẫu của Ollama và GPT4All (vướng ở {where!r}). Hãy tự viết mẫu theo tài liệu của họ.",
-        en="This file's chat template does more than to put fixed text around each message, so it cannot be "
-        f"turned into a template for Ollama or GPT4All ({where!r} shows it). Write one by their "
+        "This file's chat template does more than to put fixed text around each message, so it cannot be "
+        "turned into a template for Ollama or GPT4All ({where!r} shows it). Write one by their "
         "documentation.",
+        where=where,
     )

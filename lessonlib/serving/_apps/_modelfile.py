@@ -11,12 +11,12 @@ from lessonlib.serving._apps._layout import layout
 from lessonlib.serving._formats import chat_format, checked_file
 
 # https://github.com/ollama/ollama/blob/main/docs/modelfile.mdx; `ollama create` refuses any other
-PARAMETERS = (
+_PARAMETERS = (
     "min_p", "num_ctx", "num_predict", "repeat_last_n", "repeat_penalty", "seed", "stop", "temperature",
     "top_k", "top_p",
 )  # fmt: skip
-GREEDY: Mapping[str, Any] = {"temperature": 0, "repeat_penalty": 1.0, "num_ctx": 2048}
-LONGEST_LINE = 60  # of a text that a message quotes
+_GREEDY: Mapping[str, Any] = {"temperature": 0, "repeat_penalty": 1.0, "num_ctx": 2048}
+_LONGEST_LINE = 60  # of a text that a message quotes
 
 
 def modelfile(
@@ -30,7 +30,7 @@ def modelfile(
 ) -> str:
     """The Modelfile: FROM, TEMPLATE, PARAMETER lines, SYSTEM and LICENSE.
 
-    The template is the file's own, in Go's template language (`apps.Layout.go`); it was compared with the
+    The template is the file's own, in Go's template language (`Layout.go`); it was compared with the
     file's on several conversations. It differs from Ollama's for llama3.2
     (https://ollama.com/library/llama3.2), which leaves out the date, writes tools, and leaves a last message
     of the assistant open. Answers stop at every token at which llama.cpp would stop.
@@ -55,7 +55,7 @@ def modelfile(
     form = chat_format(file)
     parts = layout(form, options=template_options)
     source = Path(os.path.relpath(file, folder)) if folder is not None else file
-    wanted = {**GREEDY, **(parameters or {})}
+    wanted = {**_GREEDY, **(parameters or {})}
     further = wanted.pop("stop", [])
     stops = [*form.stops, *([further] if isinstance(further, str) else further)]
     lines = [f"FROM {_plain(source.as_posix(), 'FROM')}", f"TEMPLATE {_quoted(parts.go(), 'TEMPLATE')}"]
@@ -69,16 +69,13 @@ def modelfile(
 
 
 def _number(name: str, value: Any) -> str:
-    if name not in PARAMETERS:
+    if name not in _PARAMETERS:
         raise LessonError(
-            vi=f"Ollama không có tham số {name!r}. Chỉ có: {', '.join(PARAMETERS)}.",
-            en=f"Ollama has no parameter {name!r}, only {', '.join(PARAMETERS)}.",
+            "Ollama has no parameter {name!r}, only {parameters}.",
+            name=name, parameters=", ".join(_PARAMETERS),
         )
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise LessonError(
-            vi=f"Tham số {name} phải là một số, không phải {value!r}.",
-            en=f"The parameter {name} has to be a number, not {value!r}.",
-        )
+        raise LessonError("The parameter {name} has to be a number, not {value!r}.", name=name, value=value)
     return str(value)
 
 
@@ -87,10 +84,9 @@ def _quoted(text: str, instruction: str) -> str:
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if '"""' in text:
         raise LessonError(
-            vi=f"{instruction} chứa ba dấu nháy kép liền nhau, và Modelfile không có cách viết chúng trong "
-            "văn bản. Hãy dùng dấu nháy cong.",
-            en=f"{instruction} contains three double quotes in a row, and a Modelfile has no way to write "
-            "them inside a text. Use curly quotes.",
+            "{instruction} contains three double quotes in a row, and a Modelfile has no way to write them "
+            "inside a text. Use curly quotes.",
+            instruction=instruction,
         )
     _check_printable(text, instruction)
     return f'"""{text}"""'
@@ -100,10 +96,9 @@ def _plain(text: str, instruction: str) -> str:
     """A value on one line."""
     if "\n" in text or text.startswith('"') or text != text.strip():
         raise LessonError(
-            vi=f"Modelfile không viết được {text!r} cho {instruction}: giá trị phải nằm trên một dòng, không "
-            "bắt đầu bằng dấu nháy kép, không có khoảng trắng ở hai đầu.",
-            en=f"A Modelfile cannot hold {text!r} for {instruction}: the value has to be one line, not begin "
+            "A Modelfile cannot hold {text!r} for {instruction}: the value has to be one line, not begin "
             "with a double quote, and have no white space around it.",
+            text=text, instruction=instruction,
         )
     _check_printable(text, instruction)
     return text
@@ -115,12 +110,11 @@ def _check_printable(text: str, instruction: str) -> None:
     if lost:
         names = ", ".join(_name(character) for character in dict.fromkeys(lost))
         at = text.index(lost[0])
-        near = text[max(0, at - LONGEST_LINE // 2) : at + LONGEST_LINE // 2]
+        near = text[max(0, at - _LONGEST_LINE // 2) : at + _LONGEST_LINE // 2]
         raise LessonError(
-            vi=f"{instruction} có ký tự mà Ollama sẽ lặng lẽ bỏ mất: {names}, gần {near!r}. Hãy xóa hoặc "
-            "thay chúng (chẳng hạn bằng dấu cách thường).",
-            en=f"{instruction} has characters that Ollama would drop without a word: {names}, near {near!r}. "
+            "{instruction} has characters that Ollama would drop without a word: {names}, near {near!r}. "
             "Take them out or replace them (by an ordinary space, say).",
+            instruction=instruction, names=names, near=near,
         )
 
 

@@ -12,24 +12,19 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from lessonlib.runtime._language import LessonError, text
+from lessonlib.runtime._language import LANGUAGES, LessonError, Translated
 from lessonlib.serving._apps._layout import layout
 from lessonlib.serving._apps._modelfile import modelfile
 from lessonlib.serving._formats import chat_format, checked_file
 
 PUBLISHER = "lessonlib"
-STEPS = Path(__file__).parent / "steps"
-READ = "11/2026"  # when the documentation was read
-SAME = {
-    "vi": "Với nhiệt độ 0, câu trả lời phải giống hoặc gần giống câu trả lời mà bài học nhận được từ chính "
-    "file này. Nếu mô hình nói linh tinh hoặc không dừng, gần như luôn là do sai chat template.",
-    "en": "At temperature 0 the answer has to be the same as the lesson got from this very file, or nearly "
-    "so. Where the model talks nonsense or does not stop, it is nearly always the chat template.",
-}
-DATED = {
-    "vi": " Template gốc ghi ngày hiện tại vào mỗi prompt; ở đây ngày đó đã được cố định.",
-    "en": " The original template writes the day's date into each prompt; here that date is fixed.",
-}
+_STEPS = Path(__file__).parent / "steps"
+_READ = "11/2026"  # when the documentation was read
+_SAME = Translated(
+    "At temperature 0 the answer has to be the same as the lesson got from this very file, or nearly so. "
+    "Where the model talks nonsense or does not stop, it is nearly always the chat template.",
+)
+_DATED = Translated(" The original template writes the day's date into each prompt; here that date is fixed.")
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,16 +32,23 @@ class Recipe:
     """Files and steps for one program; a notebook shows the steps in its language.
 
     Args:
-        vi, en: the steps, in Markdown.
+        steps: the steps, in Markdown; `vi` and `en` are their two texts.
         files: path below the program's folder -> content.
     """
 
-    vi: str
-    en: str
+    steps: Translated
     files: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def vi(self) -> str:
+        return self.steps.vi
+
+    @property
+    def en(self) -> str:
+        return self.steps.en
+
     def __str__(self) -> str:
-        return text(vi=self.vi, en=self.en)
+        return str(self.steps)
 
     __repr__ = __str__  # what a notebook keeps beside the Markdown
 
@@ -63,14 +65,14 @@ def ollama(
     licence: str | None = None,
     template_options: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """A Modelfile and the two commands; arguments and errors are those of `apps.modelfile`."""
+    """A Modelfile and the two commands; arguments and errors are those of `modelfile`."""
     file = checked_file(gguf)
     content = modelfile(
         file, folder=folder, system=system, parameters=parameters, licence=licence,
         template_options=template_options,
     )  # fmt: skip
     form = chat_format(file)
-    dated = DATED if layout(form, options=template_options).dated else {"vi": "", "en": ""}
+    dated = _DATED if layout(form, options=template_options).dated else ""
     return _recipe("ollama", file, {"Modelfile": content}, bos=form.bos, dated=dated)
 
 
@@ -92,14 +94,14 @@ def jan(gguf: str | os.PathLike, *, publisher: str = PUBLISHER, system: str | No
         "embedding": False,
     }  # fmt: skip
     lines = [f"{key}: {json.dumps(value)}\n" for key, value in settings.items()]
-    told = _told(system, vi="ô Instructions của một Assistant", en="the Instructions of an assistant")
+    told = _told(system, Translated("the Instructions of an assistant"))
     return _recipe("jan", file, {f"{place}/model.yml": "".join(lines)}, system=told)
 
 
 def lm_studio(gguf: str | os.PathLike, *, publisher: str = PUBLISHER, system: str | None = None) -> Recipe:
     """Steps for LM Studio, which needs no file but the model; arguments and errors are those of `jan`."""
     file = checked_file(gguf)
-    told = _told(system, vi="ô System Prompt ở cột bên phải", en="the System Prompt box on the right")
+    told = _told(system, Translated("the System Prompt box on the right"))
     return _recipe("lm_studio", file, {}, library=_library(publisher, file), system=told)
 
 
@@ -121,43 +123,38 @@ def gpt4all(
     """
     file = checked_file(gguf)
     parts = layout(chat_format(file), options=template_options)
-    files, told = {"chat_template.jinja": parts.jinja() + "\n"}, {"vi": "", "en": ""}
+    files = {"chat_template.jinja": parts.jinja() + "\n"}
+    told: str | Translated = ""
     if system and system.strip():
         files["system_message.txt"] = system.strip() + "\n"
-        told = {
-            "vi": " Dán nội dung của `system_message.txt` vào ô **System Message**.",
-            "en": " Paste `system_message.txt` into the box **System Message**.",
-        }
-    dated = DATED if parts.dated else {"vi": "", "en": ""}
+        told = Translated(" Paste `system_message.txt` into the box **System Message**.")
+    dated = _DATED if parts.dated else ""
     return _recipe("gpt4all", file, files, system=told, dated=dated)
 
 
-def _recipe(program: str, file: Path, files: Mapping[str, str], **words: str | Mapping[str, str]) -> Recipe:
+def _recipe(program: str, file: Path, files: Mapping[str, str], **words: str | Translated) -> Recipe:
     """The steps of a program with our file's names in them; a word may differ by language."""
     size = file.stat().st_size
-    same: dict[str, str | Mapping[str, str]] = {
-        "file": file.name, "name": file.stem, "lower": file.stem.lower(), "read": READ, "same": SAME,
+    same: dict[str, str | Translated] = {
+        "file": file.name, "name": file.stem, "lower": file.stem.lower(), "read": _READ, "same": _SAME,
         "size": f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB",
     }  # fmt: skip
     written = {}
-    for language in ("vi", "en"):
-        wording = Template((STEPS / f"{program}.{language}.md").read_text(encoding="utf-8"))
+    for language in LANGUAGES:
+        wording = Template((_STEPS / f"{program}.{language}.md").read_text(encoding="utf-8"))
         chosen = {
             key: word if isinstance(word, str) else word[language] for key, word in (same | words).items()
         }
         written[language] = wording.substitute(chosen)
-    return Recipe(files=files, **written)
+    return Recipe(Translated.of(**written), files)
 
 
-def _told(system: str | None, *, vi: str, en: str) -> dict[str, str]:
+def _told(system: str | None, place: Translated) -> str | Translated:
     """Where the system message goes, and the message as an indented quotation; nothing if there is none."""
     if not (system and system.strip()):
-        return {"vi": "", "en": ""}
+        return ""
     quoted = "\n".join(f"   > {line}" for line in system.strip().splitlines())
-    return {
-        "vi": f" Chép lời dặn (system) sau vào {vi}:\n\n{quoted}\n",
-        "en": f" Copy this system message into {en}:\n\n{quoted}\n",
-    }
+    return Translated(" Copy this system message into {place}:\n\n{quoted}\n", place=place, quoted=quoted)
 
 
 def _library(publisher: str, file: Path) -> str:
@@ -165,9 +162,8 @@ def _library(publisher: str, file: Path) -> str:
     for part in (publisher, file.stem):
         if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", part):
             raise LessonError(
-                vi=f"Tên {part!r} không dùng được làm thư mục mô hình: Jan chỉ nhận chữ cái không dấu, chữ "
-                "số và các dấu _ - . Hãy đổi tên file hoặc publisher.",
-                en=f"The name {part!r} cannot be a model's folder: Jan takes only plain letters, digits and "
-                "_ - . Rename the file or the publisher.",
+                "The name {part!r} cannot be a model's folder: Jan takes only plain letters, digits and _ - "
+                ". Rename the file or the publisher.",
+                part=part,
             )
     return f"{publisher}/{file.stem}"

@@ -28,14 +28,14 @@ def write(
     Args:
         export_folder: holds `gguf/NAME-KIND.gguf`.
         kind: which of the GGUF files the programs shall run.
-        system, parameters, licence, template_options: as in `apps.modelfile`.
+        system, parameters, licence, template_options: as in `modelfile`.
         publisher: the folder above the model in Jan's and LM Studio's libraries.
 
     Returns:
         program -> its folder.
 
     Raises:
-        LessonError: no such GGUF file or more than one; what `apps.modelfile` refuses; a folder `apps` that
+        LessonError: no such GGUF file or more than one; what `modelfile` refuses; a folder `apps` that
             is something else.
     """
     folder = Path(export_folder).expanduser().absolute()
@@ -70,8 +70,7 @@ def _only(folder: Path, kind: str) -> Path:
         return found[0]
     there = ", ".join(sorted(file.name for file in folder.glob("*.gguf"))) or "-"
     raise LessonError(
-        vi=f"Trong {folder} phải có đúng một file *-{kind}.gguf, nhưng có {len(found)}. Các file .gguf ở đó: "
-        f"{there}. Hãy chọn kind khác hoặc xuất GGUF trước (lessonlib.export.make_gguf).",
-        en=f"In {folder} there has to be one file *-{kind}.gguf, and there are {len(found)}. The .gguf files "
-        f"there: {there}. Choose another kind, or export GGUF first (lessonlib.export.make_gguf).",
+        "In {folder} there has to be one file *-{kind}.gguf, and there are {count}. The .gguf files there: "
+        "{there}. Choose another kind, or export GGUF first (lessonlib.export.make_gguf).",
+        folder=folder, kind=kind, count=len(found), there=there,
     )

@@ -7,21 +7,20 @@ the reason. `schemas` mends tool schemas, `turns` reads what was said. Nothing i
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lessonlib.data import _splits as data
 from lessonlib.data._cleaning import CleaningReport, Removed, Row, Step, clean, drop_exact_duplicates
-from lessonlib.data._reading import LINE, Words
+from lessonlib.data._reading import LINE
 from lessonlib.runtime import _language as language
-from lessonlib.runtime._language import LessonError
+from lessonlib.runtime._language import LessonError, Translated
 from lessonlib.tools._hub_calls import _schemas as schemas
 from lessonlib.tools._hub_calls import _turns as turns
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+    from datasets import Dataset
 
-__all__ = ["HERMES", "HERMES_REVISION", "STEPS", "from_hermes", "split_by_tools"]
+__all__ = ["HERMES", "HERMES_REVISION", "from_hermes"]
 
 Change = Callable[[str, str], Row]
 
@@ -35,8 +34,8 @@ HERMES_REVISION = "ee5bf6e"
 def from_hermes(rows: "Dataset") -> "tuple[Dataset, CleaningReport]":
     """Rows of Hermes' function calling with thoughts, in the course's format for function calls.
 
-    The steps are those of STEPS. The tools are taken out of the system's text and read as JSON or as a Python
-    literal (`tools.literals`, which has limits); four repairs of schemas can only mean one thing, and each is
+    The steps are `_STEPS`. The tools are taken out of the system's text and read as JSON or as a Python
+    literal (`_literals`, which has limits); four repairs of schemas can only mean one thing, and each is
     counted by itself. Then rows go that still have a schema which is none, a call that can't be read or is
     cut off, results that do not fit the calls, a call of a tool that was not offered or that does not fit its
     schema; and duplicates. The rest of the system's text goes too: it tells how to write a call, which
@@ -61,17 +60,16 @@ def from_hermes(rows: "Dataset") -> "tuple[Dataset, CleaningReport]":
     if name is None:
         there = ", ".join(rows.column_names)
         raise LessonError(
-            vi=f"Thiếu cột 'conversations' (hoặc 'messages'); dữ liệu có: {there}. Hãy lấy dữ liệu bằng "
+            "There is no column 'conversations' (or 'messages'); the data has: {there}. Take them with "
             "data.from_hub.",
-            en=f"There is no column 'conversations' (or 'messages'); the data has: {there}. Take them with "
-            "data.from_hub.",
+            there=there,
         )
     raw = [_raw(number, said) for number, said in enumerate(rows[name], start=1)]
     from datasets import Dataset
 
     left, report = clean(
         Dataset.from_dict({"tools": [""] * len(raw), "messages": raw}),
-        steps=STEPS,
+        steps=_STEPS,
         columns=("tools", "messages"),
     )
     made = [
@@ -87,34 +85,6 @@ def from_hermes(rows: "Dataset") -> "tuple[Dataset, CleaningReport]":
     return Dataset.from_list(made), report
 
 
-def split_by_tools(dataset: "Dataset", fractions: Mapping[str, float], *, seed: int = 0) -> "DatasetDict":
-    """Split so that rows which offer the same set of tools stay together.
-
-    A request for tools that were seen together in training is then no test of reading schemas. One tool of a
-    set can still be offered on both sides, with other tools beside it.
-
-    Args:
-        dataset: rows with the column tools, as `from_hermes` gives them.
-        fractions: each split's name and its share of the sets; they add up to 1.
-        seed: of the shuffle.
-
-    Returns:
-        DatasetDict with one split for each name; rows keep their order and columns.
-
-    Raises:
-        LessonError: no such column; the fractions do not add up to 1; a split would be empty.
-    """
-    if "tools" not in dataset.column_names:
-        names = ", ".join(dataset.column_names)
-        raise LessonError(
-            vi=f"Không có cột 'tools'. Các cột: {names}. Hãy dùng hub_calls.from_hermes trước.",
-            en=f"There is no column 'tools'. Columns: {names}. Use hub_calls.from_hermes first.",
-        )
-    sets = [" ".join(sorted(it["function"]["name"] for it in json.loads(said))) for said in dataset["tools"]]
-    parts = data.split_by_group(dataset.add_column("tool_set", sets), "tool_set", fractions, seed=seed)
-    return parts.remove_columns("tool_set")
-
-
 def _raw(number: int, said: Any) -> str:
     """A conversation as JSON text, which is what a step can keep and show."""
     if said is None:
@@ -122,10 +92,9 @@ def _raw(number: int, said: Any) -> str:
     if isinstance(said, list) and all(map(_is_turn, said)):
         return json.dumps([{"role": it["role"], "content": it["content"]} for it in said], ensure_ascii=False)
     raise LessonError(
-        vi=f"Dòng {number}: hội thoại phải là một danh sách {{'role': str, 'content': str}}, nhưng đang là "
-        f"{str(said)[:80]}.",
-        en=f"Row {number}: a conversation must be a list of {{'role': str, 'content': str}}, but this one is "
-        f"{str(said)[:80]}.",
+        "Row {number}: a conversation must be a list of {{'role': str, 'content': str}}, but this one is "
+        "{said}.",
+        number=number, said=str(said)[:80],
     )
 
 
@@ -134,7 +103,7 @@ def _is_turn(it: Any) -> bool:
     return all(value is None or isinstance(value, str) for value in said)
 
 
-def _step(name: str, function: Change, *, vi: str, en: str) -> Step:
+def _step(name: str, function: Change, what: Translated) -> Step:
     """A step from a function of a row's tools and messages, which gives what changes, or raises to refuse."""
 
     def rule(rows: list[Row], columns: tuple[str, ...]) -> list[Row | Removed]:
@@ -146,10 +115,10 @@ def _step(name: str, function: Change, *, vi: str, en: str) -> Step:
                 outcomes.append(Removed(_why(function, row)))
         return outcomes
 
-    return Step(name, {"vi": vi, "en": en}, rule)
+    return Step(name, what, rule)
 
 
-def _why(function: Change, row: Row) -> Words:
+def _why(function: Change, row: Row) -> Translated:
     """Why a row is refused, in both languages: `tools.parse` and `tools.check` speak one at a time."""
     spoken, said = language.current(), {}
     for one in language.LANGUAGES:
@@ -157,28 +126,24 @@ def _why(function: Change, row: Row) -> Words:
         try:
             function(row["tools"], row["messages"])
         except LessonError as refused:
-            said[one] = getattr(refused, one)
+            said[one] = refused.message[one]
         finally:
             language.use(spoken)
-    return said
+    return Translated.of(**said)
 
 
-STEPS: tuple[Step, ...] = (
-    _step("roles", turns.in_order, vi="bỏ dòng có lượt sai thứ tự", en="drop rows with turns out of order"),
-    _step("tools", turns.offered, vi="đọc danh sách tool", en="read the tools"),
-    _step("wrapper", schemas.mended(schemas.wrap), vi="bọc tool trong {'type', 'function'}",
-          en="wrap tools in {'type', 'function'}"),
-    _step("parameters", schemas.mended(schemas.complete), vi="bổ sung 'properties' còn thiếu",
-          en="add a missing 'properties'"),
-    _step("types", schemas.mended(schemas.retype), vi="đổi tên kiểu của Python sang JSON Schema",
-          en="turn Python's names of types into JSON Schema's"),
-    _step("required", schemas.mended(schemas.require), vi="đặt 'required' đúng chỗ",
-          en="put 'required' in its place"),
-    _step("schemas", schemas.checked, vi="bỏ dòng có schema hỏng", en="drop rows with a broken schema"),
-    _step("calls", turns.called, vi="đổi lời gọi sang JSON, bỏ dòng không đọc được",
-          en="turn calls into JSON, drop what can't be read"),
-    _step("results", turns.answered, vi="ghép kết quả với lời gọi", en="match results and calls"),
-    _step("offered", turns.known, vi="bỏ dòng gọi tool không có", en="drop calls of a tool not offered"),
-    _step("valid", turns.valid, vi="bỏ dòng có lời gọi sai schema", en="drop calls against the schema"),
-    Step("same", {"vi": "bỏ dòng trùng hoàn toàn", "en": "drop exact duplicates"}, drop_exact_duplicates),
+_STEPS: tuple[Step, ...] = (
+    _step("roles", turns.in_order, Translated("drop rows with turns out of order")),
+    _step("tools", turns.offered, Translated("read the tools")),
+    _step("wrapper", schemas.mended(schemas.wrap), Translated("wrap tools in {'type', 'function'}")),
+    _step("parameters", schemas.mended(schemas.complete), Translated("add a missing 'properties'")),
+    _step("types", schemas.mended(schemas.retype),
+          Translated("turn Python's names of types into JSON Schema's")),
+    _step("required", schemas.mended(schemas.require), Translated("put 'required' in its place")),
+    _step("schemas", schemas.checked, Translated("drop rows with a broken schema")),
+    _step("calls", turns.called, Translated("turn calls into JSON, drop what can't be read")),
+    _step("results", turns.answered, Translated("match results and calls")),
+    _step("offered", turns.known, Translated("drop calls of a tool not offered")),
+    _step("valid", turns.valid, Translated("drop calls against the schema")),
+    Step("same", Translated("drop exact duplicates"), drop_exact_duplicates),
 )  # fmt: skip

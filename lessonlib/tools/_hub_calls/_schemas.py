@@ -16,12 +16,12 @@ from lessonlib.tools._schemas import schemas as read_schemas
 Tool = dict[str, Any]
 
 # JSON Schema's names for what such datasets call otherwise; case does not count.
-TYPES = {
+_TYPES = {
     "dict": "object", "dictionary": "object", "map": "object", "list": "array", "tuple": "array",
     "str": "string", "text": "string", "float": "number", "double": "number", "decimal": "number",
     "int": "integer", "long": "integer", "bool": "boolean", "none": "null", "nonetype": "null",
 }  # fmt: skip
-PROPER = ("object", "array", "string", "number", "integer", "boolean", "null")
+_PROPER = ("object", "array", "string", "number", "integer", "boolean", "null")
 
 
 def mended(repair: Callable[[list[Tool]], list[Tool]]) -> Callable[[str, str], Row]:
@@ -41,8 +41,8 @@ def checked(offered: str, _: str) -> Row:
     for function in _functions(found):
         if "required" in function:
             raise LessonError(
-                vi=f"{function['name']}: 'required' có hai bản khác nhau, trong và ngoài 'parameters'",
-                en=f"{function['name']}: two different 'required', inside and outside of 'parameters'",
+                "{function}: two different 'required', inside and outside of 'parameters'",
+                function=function["name"],
             )
     return {"tools": json.dumps(found, ensure_ascii=False)}
 
@@ -127,7 +127,7 @@ def _require(schema: Tool) -> None:
 
 def _type(said: str) -> str:
     plain = said.casefold()
-    return TYPES.get(plain, plain if plain in PROPER else said)
+    return _TYPES.get(plain, plain if plain in _PROPER else said)
 
 
 def _functions(offered: list[Tool]) -> Iterator[Tool]:

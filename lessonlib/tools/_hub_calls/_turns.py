@@ -10,56 +10,55 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lessonlib.data._cleaning import Row
-from lessonlib.runtime._language import LessonError
+from lessonlib.runtime._language import LessonError, Translated
 from lessonlib.tools import _literals as literals
 from lessonlib.tools._parsing import parse
 from lessonlib.tools._validation import check
 
 Message = dict[str, Any]
 
-ROLES = {
+_ROLES = {
     "system": "system", "human": "user", "user": "user", "model": "assistant", "assistant": "assistant",
     "tool": "tool",
 }  # fmt: skip
 # Which role may follow which; None is the beginning.
-FOLLOWS: dict[str | None, tuple[str, ...]] = {
+_FOLLOWS: dict[str | None, tuple[str, ...]] = {
     None: ("system",), "system": ("user",), "user": ("assistant",), "assistant": ("user", "tool"),
     "tool": ("tool", "assistant"),
 }  # fmt: skip
-TOOLS = re.compile(r"<tools>(.*?)</tools>", re.DOTALL)
-RESPONSE = re.compile(r"<tool_response>(.*?)</tool_response>", re.DOTALL)
+_TOOLS = re.compile(r"<tools>(.*?)</tools>", re.DOTALL)
+_RESPONSE = re.compile(r"<tool_response>(.*?)</tool_response>", re.DOTALL)
 
 
 def in_order(_: str, said: str) -> Row:
     """Roles by transformers' names, in an order that chat templates take; the system's text goes to tools."""
     turns = json.loads(said)
-    if not any(ROLES.get(turn["role"]) == "assistant" for turn in turns):
-        raise LessonError(vi="mô hình không có lượt nào", en="no turn of the model")
+    if not any(_ROLES.get(turn["role"]) == "assistant" for turn in turns):
+        raise LessonError("no turn of the model")
     before = None
     for number, turn in enumerate(turns, start=1):
-        role = ROLES.get(turn["role"])
-        if role is None or role not in FOLLOWS[before]:
-            raise _at(number, vi=f"{turn['role']!r} không đúng chỗ", en=f"{turn['role']!r} is out of order")
+        role = _ROLES.get(turn["role"])
+        if role is None or role not in _FOLLOWS[before]:
+            raise _at(number, Translated("{turn!r} is out of order", turn=turn["role"]))
         if not (turn["content"] or "").strip():
-            raise _at(number, vi="để trống", en="empty")
+            raise _at(number, Translated("empty"))
         turn["role"] = before = role
     if before != "assistant":
-        raise _at(len(turns), vi="lượt cuối không phải của mô hình", en="the last one is not the model's")
+        raise _at(len(turns), Translated("the last one is not the model's"))
     return {"tools": turns[0]["content"], "messages": _json(turns[1:])}
 
 
 def offered(system: str, _: str) -> Row:
     """The list of tools in the system's text, whose instructions also name the tags, with nothing inside."""
-    blocks = [block for block in TOOLS.findall(system) if block.strip()]
+    blocks = [block for block in _TOOLS.findall(system) if block.strip()]
     if len(blocks) != 1:
         raise LessonError(
-            vi=f"phần system có {len(blocks)} khối <tools>, cần đúng một",
-            en=f"{len(blocks)} blocks of <tools> in the system's text, and it should be one",
+            "{count} blocks of <tools> in the system's text, and it should be one", count=len(blocks),
         )
     found = _value(blocks[0], 1)
     found = [found] if isinstance(found, dict) else found
     if not isinstance(found, list) or not found:
-        raise LessonError(vi="<tools> không có tool nào", en="<tools> offers no tool")
+        raise LessonError("<tools> offers no tool")
     return {"tools": _json(found)}
 
 
@@ -80,21 +79,19 @@ def answered(_: str, said: str) -> Row:
     for number, message in enumerate(json.loads(said), start=2):
         if message["role"] != "tool":
             if waiting:
-                raise _at(number, vi=f"{waiting[0]} chưa có kết quả", en=f"no result of {waiting[0]} yet")
+                raise _at(number, Translated("no result of {waiting} yet", waiting=waiting[0]))
             waiting = [call["name"] for call in _calls([message])]
             made.append(message)
             continue
         for value in _results(message["content"], number):
             if not waiting:
-                raise _at(number, vi="kết quả không của lời gọi nào", en="a result of no call")
+                raise _at(number, Translated("a result of no call"))
             name = waiting.pop(0)
             if isinstance(value, dict) and set(value) == {"name", "content"}:
                 if value["name"] != name:
-                    raise _at(
-                        number,
-                        vi=f"kết quả của {value['name']!r}, không phải của {name!r}",
-                        en=f"a result of {value['name']!r}, not of {name!r}",
-                    )
+                    raise _at(number, Translated(
+                        "a result of {value!r}, not of {name!r}", value=value["name"], name=name,
+                    ))
                 value = value["content"]
             made.append({"role": "tool", "name": name, "content": _json(value)})
     return {"messages": _json(made)}
@@ -106,8 +103,7 @@ def known(offered: str, said: str) -> Row:
     for call in _calls(json.loads(said)):
         if call["name"] not in names:
             raise LessonError(
-                vi=f"gọi {call['name']!r}, nhưng chỉ có: {', '.join(names)}",
-                en=f"calls {call['name']!r}, but there is only: {', '.join(names)}",
+                "calls {call!r}, but there is only: {names}", call=call["name"], names=", ".join(names),
             )
     return {}
 
@@ -118,7 +114,7 @@ def valid(offered: str, said: str) -> Row:
     for call in _calls(json.loads(said)):
         if problems := check(call, schemas):
             told = f"{call['name']}: {problems[0].message}"
-            raise LessonError(vi=told, en=told)
+            raise LessonError(Translated.of(vi=told, en=told))
     return {}
 
 
@@ -141,16 +137,14 @@ def _assistant(content: str, number: int) -> Message:
     for tag, where in (("think", content), ("tool_call", after)):
         begun, ended = where.count(f"<{tag}>"), where.count(f"</{tag}>")
         if begun != ended:
-            raise _at(
-                number,
-                vi=f"{begun} thẻ <{tag}>, {ended} thẻ </{tag}>: bị cắt",
-                en=f"{begun} times <{tag}>, {ended} times </{tag}>: cut off",
-            )
+            raise _at(number, Translated(
+                "{begun} times <{tag}>, {ended} times </{tag}>: cut off", begun=begun, tag=tag, ended=ended,
+            ))
     if "<tool_response>" in after:
-        raise _at(number, vi="mô hình tự viết kết quả của tool", en="the model writes a tool's result")
+        raise _at(number, Translated("the model writes a tool's result"))
     parsed = parse(content)
     if parsed.problems:
-        raise _at(number, vi=parsed.problems[0], en=parsed.problems[0])
+        raise _at(number, parsed.problems[0])
     text = parsed.content.strip()
     message: Message = {"role": "assistant"}
     if parsed.thinking:
@@ -160,22 +154,18 @@ def _assistant(content: str, number: int) -> Message:
     if parsed.calls:
         # `tools.render` writes text before the calls, and a model is to stop at the end of a call.
         if after.rpartition("</tool_call>")[2].strip():
-            raise _at(number, vi="có văn bản sau lời gọi", en="text after a call")
+            raise _at(number, Translated("text after a call"))
         message["tool_calls"] = [{"type": "function", "function": call} for call in parsed.calls]
     elif not text:
-        raise _at(number, vi="chỉ có suy nghĩ", en="a thought and nothing else")
+        raise _at(number, Translated("a thought and nothing else"))
     return message
 
 
 def _results(content: str, number: int) -> Iterator[Any]:
     """The results in a tool's turn: JSON or Python literals; what looks like neither is text."""
-    found = RESPONSE.findall(content)
-    if not found or RESPONSE.sub("", content).strip():
-        raise _at(
-            number,
-            vi="không có dạng <tool_response>...</tool_response>",
-            en="not of the form <tool_response>...</tool_response>",
-        )
+    found = _RESPONSE.findall(content)
+    if not found or _RESPONSE.sub("", content).strip():
+        raise _at(number, Translated("not of the form <tool_response>...</tool_response>"))
     for one in map(str.strip, found):
         yield _value(one, number) if one.startswith(("[", "{")) else one
 
@@ -191,14 +181,14 @@ def _value(said: str, number: int) -> Any:
     try:
         value, end, _ = literals.read(said)
     except literals.NotRead as reason:
-        raise _at(number, vi=str(reason), en=str(reason)) from None
+        raise _at(number, reason.message) from None
     if rest := said[end:].strip():
-        raise _at(number, vi=f"sau giá trị còn có {rest[:30]!r}", en=f"after the value comes {rest[:30]!r}")
+        raise _at(number, Translated("after the value comes {rest!r}", rest=rest[:30]))
     return value
 
 
-def _at(number: int, *, vi: str, en: str) -> LessonError:
-    return LessonError(vi=f"lượt {number}: {vi}", en=f"turn {number}: {en}")
+def _at(number: int, reason: Translated | str) -> LessonError:
+    return LessonError("turn {number}: {reason}", number=number, reason=reason)
 
 
 def _json(value: Any) -> str:

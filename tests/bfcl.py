@@ -1,4 +1,4 @@
-"""Cases of the Berkeley Function-Calling Leaderboard in the form that `lessonlib.tools.scoring` takes.
+"""Cases of the Berkeley Function-Calling Leaderboard in the form that `tools.score_turn` takes.
 
 Its files (package bfcl-eval, Apache-2.0) describe functions with names of types of their own, and give for
 each argument all the answers that are right.

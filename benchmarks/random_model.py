@@ -115,7 +115,7 @@ def write(
 @contextmanager
 def served_from(folder: Path) -> Iterator[None]:
     """Inside, `lessonlib.models` loads every model and tokenizer from this folder, else as a lesson does."""
-    from lessonlib import models
+    from lessonlib.models import _loading as models
 
     with mock.patch.object(models, "source", lambda *_, **__: (str(folder), None)):
         yield

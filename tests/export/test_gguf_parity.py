@@ -246,7 +246,8 @@ def test_a_different_chat_template_is_caught_by_rendering(planted, kind):
     assert row.failed == ["template"] and row.wrong_conversations == row.conversations
     assert row.first_rendered[0].startswith("<|im_start|>user")
     assert row.first_rendered[1].startswith("<|begin_of_text|>")
-    ((_, said),) = row.reasons
+    (reason,) = row.reasons
+    said = reason.en
     assert said.startswith("the chat template writes 8 of 8 conversations otherwise than in training: '<|im_")
 
 
@@ -262,7 +263,7 @@ def test_a_template_that_differs_in_one_place_is_caught(planted, trained):
 def test_a_lost_template_is_caught(planted):
     row = planted({"tokenizer.chat_template": None})
     assert row.failed == ["template"] and row.first_rendered[0] is None
-    assert "otherwise than in training: - instead of '<|begin_of_text|>" in row.reasons[0][1]
+    assert "otherwise than in training: - instead of '<|begin_of_text|>" in row.reasons[0].en
 
 
 @pytest.mark.parametrize("eos", [None, 1796, 1793], ids=["left out", "padding", "end of text"])
@@ -270,7 +271,8 @@ def test_a_lost_eos_is_caught_by_stop_tokens_alone(planted, eos):
     """llama.cpp finds <|eot_id|> by its name; other readers stop at the EOS that the file names."""
     row = planted({"tokenizer.ggml.eos_token_id": eos}, kind="q8_0")
     assert row.failed == ["stops"] and row.eos != row.wanted_eos == 1801
-    ((vi, en),) = row.reasons
+    (reason,) = row.reasons
+    vi, en = reason.vi, reason.en
     assert "[1793, 1800, 1801] (EOS 1801): it will run on, or stop early" in en and "dừng sớm" in vi
 
 
@@ -617,7 +619,8 @@ NAN = math.nan
 def test_the_verdict_on_each_check(change, failed):
     row = replace(GOOD, **change)
     assert row.failed == failed and row.ok is (not failed)
-    assert len(row.reasons) == len(failed) and all(vi and en and vi != en for vi, en in row.reasons)
+    assert len(row.reasons) == len(failed)
+    assert all(why.vi and why.en and why.vi != why.en for why in row.reasons)
 
 
 def test_problems_name_the_artifact_in_the_language_of_the_reader():

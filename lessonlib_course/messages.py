@@ -82,8 +82,8 @@ def update(root: Path) -> list[str]:
 
 
 _HEADER = "# What lessonlib says in this language; English stands in the code (`lessonlib course messages`)."
-# Fields of the head that change from run to run, or that nobody fills in; and flags of another formatting.
 _ALWAYS = datetime(2026, 1, 1, tzinfo=UTC)  # else the head of a .mo would hold the minute of its making
+# Fields of the head that change from run to run, or that nobody fills in; and flags of another formatting.
 _CHANGING = tuple(f'"{field}' for field in (
     "POT-Creation-Date", "PO-Revision-Date", "Generated-By", "Last-Translator", "Language-Team",
     "Project-Id-Version", "Report-Msgid-Bugs-To",

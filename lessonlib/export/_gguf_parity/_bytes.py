@@ -8,6 +8,8 @@ llama.cpp each do something of their own.
 from collections.abc import Container, Sequence
 from typing import Any
 
+from lessonlib.formatting._rows import byte_letters
+
 SPACE = "▁"  # what SentencePiece writes for a space
 
 
@@ -23,8 +25,8 @@ def unspelled(tokenizer: Any, texts: Sequence[str]) -> dict[int, set[int]]:
     """
     vocabulary = tokenizer.get_vocab()
     sentencepiece = SPACE in vocabulary  # no byte letter: byte-level BPE spells it with three
-    names = [f"<0x{byte:02X}>" for byte in range(256)] if sentencepiece else _letters()
-    missing = {byte for byte, name in enumerate(names) if name not in vocabulary}
+    names = {f"<0x{byte:02X}>": byte for byte in range(256)} if sentencepiece else byte_letters()
+    missing = {byte for name, byte in names.items() if name not in vocabulary}
     if not missing:
         return {}
     known: Container[str] = vocabulary if sentencepiece else ()
@@ -36,11 +38,3 @@ def unspelled(tokenizer: Any, texts: Sequence[str]) -> dict[int, set[int]]:
         if lacking := spelled & missing:
             found[at] = lacking
     return found
-
-
-def _letters() -> list[str]:
-    """The letters that stand for the bytes 0 to 255 in a byte-level vocabulary, as GPT-2 chose them."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]  # they stand for themselves
-    others = [byte for byte in range(256) if byte not in plain]
-    letters = {byte: chr(byte) for byte in plain} | {byte: chr(256 + at) for at, byte in enumerate(others)}
-    return [letters[byte] for byte in range(256)]

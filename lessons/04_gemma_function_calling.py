@@ -858,7 +858,9 @@ export.merge(model, tokenizer, work / "merged")
 adapter_bytes = sum(path.stat().st_size for path in (work / "adapter").glob("*.safetensors"))
 print(f"adapter: {adapter_bytes / 1e6:.2f} MB; computed: {lora.adapter_size(base, adapter)['total'] / 1e6:.2f} MB")
 merged = AutoModelForCausalLM.from_pretrained(work / "merged", dtype=rt.torch_dtype, attn_implementation="eager").to(base.device)
-evaluation.parity(model, merged, tokenizer, prompts["test"][:16], tolerance=rt.pick(rehearsal=1e-3, t4=0.1))
+agreement = evaluation.parity(model, merged, tokenizer, prompts["test"][:16])
+agreement.raise_if_broken()
+agreement
 
 # %% [markdown] id="lab-text" lang="vi"
 # ## 12. Phá cho hỏng: học cả kết quả của công cụ

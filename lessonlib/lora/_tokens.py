@@ -13,12 +13,13 @@ the other rows alone. Whoever loads such an adapter later adds the same tokens t
 """
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
-from lessonlib.lora._rows import saved_embeddings
+from lessonlib.lora._config import empty_copy, saved_embeddings, with_adapters
 from lessonlib.runtime._language import LessonError, tr
 
 if TYPE_CHECKING:
@@ -73,16 +74,22 @@ def add(
             another token's in a letter or so; a description of something else; an unknown `start`; a model
             that has adapters already.
     """
-    _check_model(model)
+    from peft import PeftModel
+    from transformers import AddedToken
+
+    if isinstance(model, PeftModel):
+        raise LessonError(
+            "This model has adapters already, and its embeddings can no longer grow. Call "
+            "lora.add_tokens on the base model, then lora.attach or PeftModel.from_pretrained.",
+        )
     wanted = list(dict.fromkeys(tokens))
     vocabulary = tokenizer.get_vocab()
     new = [token for token in wanted if token not in vocabulary]
     _check_tokens(wanted, new, described or {}, start, vocabulary, [*tokenizer.get_added_vocab()])
     known = [token for token in wanted if token in vocabulary]
     if known:
-        names = ", ".join(known)
-        print(tr("There already, left alone: {names}.", names=names))
-    _register(tokenizer, new)
+        print(tr("There already, left alone: {names}.", names=", ".join(known)))
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in new])
     ids: list[int] = tokenizer.convert_tokens_to_ids(wanted)  # type: ignore[assignment]
     table: Any = model.get_input_embeddings().weight
     rows: int = table.shape[0]
@@ -131,32 +138,17 @@ def adapter_size(
         trainable (numbers that the optimiser changes), and in bytes: lora (A and B), token_rows
         (trainable_token_indices), embeddings (whole matrices), total.
     """
-    from copy import deepcopy
-    from warnings import catch_warnings, simplefilter
+    from peft import get_peft_model_state_dict
 
-    import torch
-    from peft import get_peft_model, get_peft_model_state_dict
-    from transformers import AutoModelForCausalLM
-
-    settings: Any = deepcopy(model.config)
-    vars(settings).pop("quantization_config", None)
-    settings._name_or_path = ""  # else peft looks the base up, to see whether its vocabulary has grown
-    with torch.device("meta"), catch_warnings():
-        simplefilter("ignore")  # peft says that it will save the embeddings: that is what is counted here
-        base = AutoModelForCausalLM.from_config(settings, dtype=dtype or model.dtype)
-        tuned: Any = get_peft_model(base, deepcopy(config))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft says that it will save the embeddings: they are counted here
+        tuned = with_adapters(empty_copy(model, dtype or model.dtype), config)
         saved = get_peft_model_state_dict(tuned, save_embedding_layers=saved_embeddings(config))
     size = {"trainable": tuned.get_nb_trainable_parameters()[0], "lora": 0, "token_rows": 0, "embeddings": 0}
     for name, weight in saved.items():
         kind = "lora" if "lora_" in name else "token_rows" if "trainable_tokens" in name else "embeddings"
         size[kind] += weight.nbytes
     return size | {"total": size["lora"] + size["token_rows"] + size["embeddings"]}
-
-
-def _register(tokenizer: "PreTrainedTokenizerBase", tokens: list[str]) -> None:
-    from transformers import AddedToken
-
-    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in tokens])
 
 
 def _pieces(tokenizer: Any, written: str) -> list[int]:
@@ -195,24 +187,10 @@ def _fill(model: Any, sources: Mapping[int, list[int]], rows: int, start: Start)
             weight.data[row] = value.to(weight.dtype)
 
 
-def _check_model(model: Any) -> None:
-    from peft import PeftModel
-
-    if isinstance(model, PeftModel):
-        raise LessonError(
-            "This model has adapters already, and its embeddings can no longer grow. Call "
-            "lora.add_tokens on the base model, then lora.attach or PeftModel.from_pretrained.",
-        )
-
-
 def _check_tokens(
-    wanted: list[str],
-    new: list[str],
-    described: Mapping[str, str],
-    start: str,
-    vocabulary: Mapping[str, int],
-    added: list[str],
-) -> None:
+    wanted: list[str], new: list[str], described: Mapping[str, str], start: str,
+    vocabulary: Mapping[str, int], added: list[str],
+) -> None:  # fmt: skip
     if not wanted or not all(wanted):
         raise LessonError(
             "tokens={wanted!r}: at least one token is needed, and none may be empty.", wanted=wanted,

@@ -5,11 +5,10 @@ and logits are estimates, by the formulas in `_activations`. This module does no
 context or the allocator's rounding; `verdict` keeps a reserve for them.
 """
 
-import copy
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lessonlib.lora._config import has_lora
+from lessonlib.lora._config import empty_copy, has_lora, with_adapters
 from lessonlib.models._quantisation import constant_bytes, packed_bytes, quantised_linears, stored_bytes
 from lessonlib.runtime._language import LessonError, Translated, tr
 from lessonlib.training import _activations as activations
@@ -97,6 +96,7 @@ def plan(
             optimiser.
     """
     import pandas as pd
+    from torch import nn
 
     choices = {
         "dtype": (dtype, _BYTES), "loss": (loss, ("full", "chunked")),
@@ -111,10 +111,11 @@ def plan(
             "model that is not quantised.",
         )
     size = _BYTES[dtype]
-    base = _skeleton(model, dtype if lora else "float32")
+    base = empty_copy(model, dtype if lora else "float32")
     packed, constants, elements = _count_4bit(model, base, settings or {}) if in_4bit else (0, 0, [0])
-    shadow = _with_adapters(base, lora)
+    shadow = with_adapters(base, lora) if lora else base
     trained = [parameter for parameter in shadow.parameters() if parameter.requires_grad]
+    embedded = {module.weight for module in shadow.modules() if isinstance(module, nn.Embedding)}
     trainable = sum(parameter.numel() for parameter in trained)
     frozen = sum(parameter.numel() for parameter in shadow.parameters()) - trainable - sum(elements)
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in shadow.buffers())
@@ -128,7 +129,7 @@ def plan(
         "constants": constants,
         "adapters": trainable * 4 if lora else 0,
         "gradients": trainable * 4,
-        "optimiser": _optimiser(trained, _embedded(shadow), _OPTIMISERS[optim]),
+        "optimiser": _optimiser(trained, embedded, _OPTIMISERS[optim]),
         "activations": kept + max(0, later - logits),
         "logits": logits,
     }
@@ -238,42 +239,8 @@ def _count_4bit(
     return packed_bytes(elements), constant_bytes(elements, double=double), elements
 
 
-def _skeleton(model: "PreTrainedModel", dtype: str) -> Any:
-    """The same architecture on the meta device: shapes, no numbers; buffers in the dtype they would have."""
-    import torch
-
-    before = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(getattr(torch, dtype))
-        with torch.device("meta"):
-            return type(model)(copy.deepcopy(model.config))
-    finally:
-        torch.set_default_dtype(before)
-
-
-def _with_adapters(base: Any, lora: "LoraConfig | None") -> Any:
-    """The skeleton with the adapters on it."""
-    import torch
-
-    if lora is None:
-        return base
-    from peft import get_peft_model
-
-    config = copy.deepcopy(lora)
-    config.base_model_name_or_path = None  # peft warns where a config was used on another model before
-    # peft draws the adapters' first values before it moves them: the learner's seed is to stay as it was.
-    with torch.random.fork_rng(devices=[]):
-        return get_peft_model(base, config)
-
-
-def _embedded(shadow: Any) -> set[Any]:
-    from torch import nn
-
-    return {module.weight for module in shadow.modules() if isinstance(module, nn.Embedding)}
-
-
 def _optimiser(trained: Iterable[Any], embedded: set[Any], bits: int) -> int:
-    """Bytes of AdamW's two states, by the formula in `plan`."""
+    """Bytes of AdamW's two states, by the formula in `plan`; `embedded` are the weights of nn.Embedding."""
     total = tables = 0
     for parameter in trained:
         elements = parameter.numel()

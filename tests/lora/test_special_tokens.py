@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from lessonlib.evaluation import _parity as parity
 from lessonlib.export import _saving as export
 from lessonlib.lora import _config as lora
-from lessonlib.lora import _rows as rows_module
 from lessonlib.lora import _tokens as special_tokens
 from lessonlib.models import _loading as models
 from lessonlib.runtime import _detect as runtime
@@ -285,7 +284,7 @@ def test_the_merged_model_read_back_says_the_same(request, name, four_bits, word
         options = {"quantization_config": models._nf4(four), "device_map": {"": "cpu"}}
     tuned = tuned_on(tmp_path / "base", words, plain, **options)
     ids = words.convert_tokens_to_ids(TAGS)
-    trained = {path: rows.clone() for path, rows in rows_module.trained_rows(tuned).items()}
+    trained = {path: rows.clone() for path, rows in lora.trained_rows(tuned).items()}
     old = {path: tuned.get_submodule(path).token_adapter.get_base_layer().weight.clone() for path in trained}
     export.merge(tuned, words, tmp_path / "merged")
     merged, saved = load(tmp_path / "merged"), AutoTokenizer.from_pretrained(tmp_path / "merged")
@@ -306,7 +305,7 @@ def test_rows_count_as_an_effect_only_where_they_moved(base, words, plain, tmp_p
     tuned = lora.attach(model, lora.lora_config(model, r=4, new_tokens=ids), plain)
     with pytest.raises(LessonError, match="adapter has no effect"):
         export.save_adapter(tuned, words, tmp_path / "adapter")
-    rows = next(iter(rows_module.trained_rows(tuned).values()))
+    rows = next(iter(lora.trained_rows(tuned).values()))
     with torch.no_grad():
         rows[0, 0] += 0.5
     assert export.save_adapter(tuned, words, tmp_path / "adapter").is_dir()
@@ -375,7 +374,7 @@ def test_the_trainers_loss_reaches_the_rows_as_the_plain_one_does(base, tokenize
     model, words = load(base), copy.deepcopy(tokenizer)
     ids = special_tokens.add(model, words, TAGS)
     tuned = lora.attach(model, lora.lora_config(model, r=4, new_tokens=ids), plain)
-    rows = next(iter(rows_module.trained_rows(tuned).values()))
+    rows = next(iter(lora.trained_rows(tuned).values()))
     batch = torch.tensor([[5, ids[2], 6, ids[3], ids[0], 7, ids[1], 2]])
 
     def gradient():

@@ -257,8 +257,9 @@ def _progress_bar() -> "TrainerCallback":
         """transformers' bar over the steps, with the last loss in it instead of a dictionary beside it."""
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            bar: Any = self.training_bar
             if "loss" in logs:
-                self.training_bar.set_postfix_str(f"loss {logs['loss']:.2f}")
+                bar.set_postfix_str(f"loss {logs['loss']:.2f}")
 
     return ProgressBar()
 

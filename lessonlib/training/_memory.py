@@ -30,6 +30,15 @@ _OPTIMISERS = {
     "adamw_8bit": 8,
     "paged_adamw_8bit": 8,
 }
+_CURES = {  # for each part what makes it smaller
+    "weights": Translated("quantisation='nf4', a smaller model or 16-bit weights"),
+    "constants": Translated("a smaller model"),
+    "adapters": Translated("a smaller rank"),
+    "gradients": Translated("LoRA instead of full fine-tuning"),
+    "optimiser": Translated("LoRA instead of full fine-tuning"),
+    "activations": Translated("gradient checkpointing or a smaller batch"),
+    "logits": Translated("a smaller batch or shorter rows"),
+}
 _SMALLEST_8BIT = 4096  # bitsandbytes keeps the states of smaller tensors in fp32
 _STATE_BLOCK = 256  # 8-bit states that share a scale
 _STATE_TABLES = 2 * 256 * 4  # what 8 bits stand for: one fp32 table for signed states, one for the others
@@ -164,20 +173,10 @@ def verdict(plan: "pd.DataFrame", gib: float) -> str:
         return tr("It fits. It needs about {need}: {left:.2f} GiB are left.", need=need, left=left)
     parts = plan[plan["part"] != "total"]
     largest = parts.loc[parts["bytes"].idxmax(), "part"]
-    less = tr("LoRA instead of full fine-tuning")
-    cure = {
-        "weights": tr("quantisation='nf4', a smaller model or 16-bit weights"),
-        "constants": tr("a smaller model"),
-        "adapters": tr("a smaller rank"),
-        "gradients": less,
-        "optimiser": less,
-        "activations": tr("gradient checkpointing or a smaller batch"),
-        "logits": tr("a smaller batch or shorter rows"),
-    }[largest]
     return tr(
         "It does not fit. It needs about {need}: {lacking:.2f} GiB are missing. The largest part is "
         "{largest}: try {cure}.",
-        need=need, lacking=-left, largest=largest, cure=cure,
+        need=need, lacking=-left, largest=largest, cure=_CURES[largest],
     )
 
 

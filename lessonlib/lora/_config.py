@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-_SEED = 3407  # Unsloth's default
-
 
 def lora_config(
     model: "nn.Module",
@@ -91,7 +89,7 @@ def lora_config(
 
 
 def attach(
-    model: "PreTrainedModel", config: "LoraConfig", runtime: Runtime, *, seed: int = _SEED
+    model: "PreTrainedModel", config: "LoraConfig", runtime: Runtime, *, seed: int = 3407
 ) -> "PeftModel":
     """Put LoRA on a base model, with the runtime's backend: `peft.get_peft_model` or Unsloth's.
 
@@ -102,7 +100,7 @@ def attach(
         model: from `models.load`, with the same runtime.
         config: from `lora_config`.
         runtime: from `runtime.detect`; its backend decides.
-        seed: for A. torch's global random generator is set to it.
+        seed: for A; by default Unsloth's own. torch's global random generator is set to it.
 
     Returns:
         The PeftModel. Where it trains rows of the embedding, its `save_pretrained` (and so each checkpoint)
@@ -175,15 +173,10 @@ def adapted(model: "PeftModel") -> "pd.DataFrame":
 
 
 def block_linears(model: "nn.Module") -> dict[str, Any]:
-    """Path -> linear layer (or the LoRA layer around it), for all those inside the decoder blocks.
-
-    transformers keeps its blocks in an nn.ModuleList (BLOOM's `transformer.h`, Llama's `model.layers`), and
-    keeps the embeddings and the output head out of it.
-    """
+    """Path -> linear layer (or the LoRA layer around it), for all those inside the decoder blocks."""
     from torch import nn
 
-    lists = tuple(f"{path}." for path, module in model.named_modules() if isinstance(module, nn.ModuleList))
-    inside = {path: module for path, module in model.named_modules() if path.startswith(lists)}
+    inside = inside_blocks(model)
     wrapped = tuple(f"{path}." for path, module in inside.items() if has_lora(module))
     found = {
         path: module for path, module in inside.items()
@@ -195,6 +188,18 @@ def block_linears(model: "nn.Module") -> dict[str, Any]:
             "There are no linear layers in decoder blocks of {name}.", name=type(model).__name__,
         )
     return found
+
+
+def inside_blocks(model: "nn.Module") -> dict[str, Any]:
+    """Path -> module, for all those inside the decoder blocks.
+
+    transformers keeps its blocks in an nn.ModuleList (BLOOM's `transformer.h`, Llama's `model.layers`), and
+    keeps the embeddings and the output head out of it.
+    """
+    from torch import nn
+
+    lists = tuple(f"{path}." for path, module in model.named_modules() if isinstance(module, nn.ModuleList))
+    return {path: module for path, module in model.named_modules() if path.startswith(lists)}
 
 
 def _plain_linears(model: "nn.Module") -> dict[str, Any]:

@@ -169,13 +169,14 @@ def _check_tokens(
             "tokens={wanted!r}: at least one token is needed, and none may be empty.", wanted=wanted,
         )
     for token in new:
-        others = [other for other in dict.fromkeys([*wanted, *added]) if not _same_tag(token, other)]
-        if near := _alike(token, others):
+        others = [other for other in [*wanted, *added] if _opening(other) != _opening(token)]
+        names = {_name(other): other for other in reversed(others)}
+        if close := get_close_matches(_name(token), names, n=1, cutoff=_ALIKE):
             raise LessonError(
                 "{token} and {near} differ very little: is one of them misspelt? A misspelt token is "
                 "trained for nothing, while the right one is still cut into pieces. Correct it, or choose "
                 "two names that cannot be taken for each other.",
-                token=token, near=near,
+                token=token, near=names[close[0]],
             )
         tag = _TAG.fullmatch(token)
         if tag is None:
@@ -189,17 +190,11 @@ def _check_tokens(
             )
 
 
-def _same_tag(token: str, other: str) -> bool:
-    """Whether these are one token, or the opening and the closing of one tag."""
-    return token.replace("</", "<") == other.replace("</", "<")
-
-
-def _alike(token: str, others: list[str]) -> str | None:
-    """The first of these that could be a slip of the keyboard away."""
-    names = {_name(other): other for other in reversed(others)}
-    close = get_close_matches(_name(token), names, n=1, cutoff=_ALIKE)
-    return names[close[0]] if close else None
+def _opening(token: str) -> str:
+    """The opening of a tag, whichever of its two tokens this is."""
+    return token.replace("</", "<")
 
 
 def _name(token: str) -> str:
+    """What a slip of the keyboard is looked for in."""
     return token.strip("</|>").casefold().replace("-", "_")

@@ -7,7 +7,7 @@ transformers 5.17, peft 0.21 and trl 1.14.2, in which a layer's saved tensors ar
 from collections import defaultdict
 from typing import Any
 
-from lessonlib.lora._config import block_linears, features, has_lora
+from lessonlib.lora._config import block_linears, features, has_lora, inside_blocks
 
 _CHUNK = 256  # tokens whose logits trl's "chunked_nll" computes at a time
 
@@ -168,10 +168,9 @@ def _norms(shadow: Any) -> int:
     """Bytes for each token that the norms inside the blocks keep."""
     from torch import nn
 
-    lists = tuple(f"{path}." for path, module in shadow.named_modules() if isinstance(module, nn.ModuleList))
     total = 0
-    for path, module in shadow.named_modules():
-        if path.startswith(lists) and "norm" in type(module).__name__.lower():
+    for module in inside_blocks(shadow).values():
+        if "norm" in type(module).__name__.lower():
             learns = module.weight.requires_grad and not isinstance(module, nn.LayerNorm)
             total += module.weight.numel() * (8 if learns else 4)
     return total

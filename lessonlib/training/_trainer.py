@@ -130,13 +130,9 @@ def trainer(
     trainable = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
     with _quietly():
         made = SFTTrainer(
-            model=model,
-            args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=tokenizer,
-            callbacks=list(callbacks),
-        )
+            model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset,
+            processing_class=tokenizer, callbacks=list(callbacks),
+        )  # fmt: skip
     for parameter, values in trainable:
         parameter.data = values.to(parameter.device).float()
     # One prints a raw dictionary at every log, the other writes one beside its bar.

@@ -150,23 +150,23 @@ def memory_bars(plans: "Mapping[str, pd.DataFrame]", *, card: float | None = 14.
     Raises:
         LessonError: no plan is given, one is not a plan, or the card's memory is not above 0.
     """
+    import pandas as pd
     from matplotlib.figure import Figure
 
     _check_plans(plans, card)
-    totals = {name: float(plan.loc[plan["part"] == "total", "gib"].item()) for name, plan in plans.items()}
-    edge = max([*totals.values(), card or 0])
+    table = pd.DataFrame({name: plan.set_index("part")["gib"] for name, plan in plans.items()}).T
+    edge = max(table["total"].max(), card or 0)
     figure = Figure(figsize=(8, 1.7 + 0.45 * len(plans)), layout="constrained")
     axes = figure.add_subplot()
-    starts = dict.fromkeys(plans, 0.0)
+    starts = 0 * table["total"]
     for part, (said, colour, hatch) in _PARTS.items():
-        sizes = {name: float(plan.loc[plan["part"] == part, "gib"].sum()) for name, plan in plans.items()}
-        if any(sizes.values()):
+        if table[part].any():
             axes.barh(
-                list(plans), list(sizes.values()), left=list(starts.values()), height=0.6, color=colour,
-                hatch=hatch, edgecolor="black", linewidth=0.5, label=str(said),
+                table.index, table[part], left=starts, height=0.6, color=colour, hatch=hatch,
+                edgecolor="black", linewidth=0.5, label=str(said),
             )
-            starts = {name: start + sizes[name] for name, start in starts.items()}
-    for row, (name, total) in enumerate(totals.items()):
+            starts = starts + table[part]
+    for row, (name, total) in enumerate(table["total"].items()):
         mark = "" if card is None else " ✓" if fits(plans[name], card) else " ✗"
         # Outside the frame, where neither a bar nor the card's line runs through it.
         axes.annotate(
@@ -216,8 +216,8 @@ def quantisation(weight: "Tensor", *, blocksize: int = BLOCK) -> "Figure":
             "or a smaller blocksize.",
             values=values.numel(), blocksize=blocksize,
         )
-    before = values.flatten()[: blocks * blocksize].reshape(blocks, blocksize)
-    after = back.flatten()[: blocks * blocksize].reshape(blocks, blocksize)
+    whole = slice(blocks * blocksize)
+    before, after = (numbers.flatten()[whole].reshape(blocks, blocksize) for numbers in (values, back))
     largest = before.abs().amax(dim=1)  # (blocks,)
     error = (before - after).abs().mean(dim=1)  # (blocks,)
     scaled = before / largest.clamp_min(1e-30)[:, None]
@@ -250,8 +250,7 @@ def quantisation(weight: "Tensor", *, blocksize: int = BLOCK) -> "Figure":
     right.set_ylabel(tr("mean error |before − after|"))
     right.ticklabel_format(style="sci", scilimits=(-2, 3), axis="both")
     right.grid(alpha=0.3)
-    points = tr("each point: a block of {blocksize} weights", blocksize=blocksize)
-    right.set_title(points, fontsize="medium")
+    right.set_title(tr("each point: a block of {blocksize} weights", blocksize=blocksize), fontsize="medium")
     relative = relative_error(values, back)
     left.set_title(tr("relative error {relative:.1%}", relative=relative), fontsize="medium")
     return _shown(figure)

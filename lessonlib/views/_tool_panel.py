@@ -48,15 +48,9 @@ _REASONS = {  # why there is no answer, and what can be done
 
 
 def show(conversation: "Conversation") -> Page:
-    """One conversation with tools, step by step.
+    """What `tools.converse` gives, step by step; at the end, why it stopped, unless the model answered.
 
-    Args:
-        conversation: what `tools.converse` gives.
-
-    Returns:
-        Page: for each turn of the model its thought, its calls as JSON, whether they are valid or what is
-        wrong with them, what the tools gave back, and the answer; at the end, why the loop stopped, unless
-        the model answered. An entry of more than 4,000 characters is cut, and says so.
+    An entry of more than 4,000 characters is cut, and says so.
     """
     return _page(list(_entries(conversation)))
 
@@ -110,9 +104,6 @@ def panel(
         return Page.of(tr("The panel cannot be shown here. Pass questions=[...] to see each step as text."))
     pages = [answer(question) for question in asked]
     return Page("\n\n".join(map(str, pages)), "".join(page.html for page in pages))
-
-
-# ---------------------------------------------------------------- what is said
 
 
 def _entries(conversation: "Conversation") -> Iterator[_Entry]:
@@ -175,9 +166,6 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-# ---------------------------------------------------------------- how it looks
-
-
 def _page(entries: Sequence[_Entry]) -> Page:
     wide = max((len(str(_KINDS[kind][0])) for kind, _ in entries), default=0) + 2
     plain, rows = [], []
@@ -197,9 +185,6 @@ def _seen(said: str) -> str:
     """Cut to what can be looked at; whatever cannot be seen, or would turn the line round, is written out."""
     cut = said if len(said) <= _LONGEST else said[:_LONGEST] + tr("… (cut)")
     return "".join(it if it.isprintable() or it == "\n" else f"\\u{ord(it):04x}" for it in cut)
-
-
-# ---------------------------------------------------------------- the widgets
 
 
 def _box(widgets: Any, answer: Callable[[str], Page], question: str) -> Any:

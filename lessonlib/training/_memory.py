@@ -107,11 +107,10 @@ def plan(
     import pandas as pd
     from torch import nn
 
-    choices = {
-        "dtype": (dtype, _BYTES), "loss": (loss, ("full", "chunked")),
-        "quantisation": (quantisation, QUANTISATIONS), "optim": (optim, _OPTIMISERS),
-    }
-    _check(model, batch_size, length, choices)
+    _check(
+        model, batch_size, length, dtype=(dtype, _BYTES), loss=(loss, ("full", "chunked")),
+        quantisation=(quantisation, QUANTISATIONS), optim=(optim, _OPTIMISERS),
+    )  # fmt: skip
     settings = _settings_4bit(model)
     in_4bit = settings is not None or quantisation == "nf4"
     if in_4bit and lora is None:
@@ -185,7 +184,7 @@ def _total(plan: "pd.DataFrame") -> float:
 
 
 def _check(
-    model: "PreTrainedModel", batch_size: int, length: int, choices: Mapping[str, tuple[str, Iterable[str]]]
+    model: "PreTrainedModel", batch_size: int, length: int, **choices: tuple[str, Iterable[str]]
 ) -> None:
     if any(map(has_lora, model.modules())):
         raise LessonError(
@@ -210,8 +209,7 @@ def _settings_4bit(model: "PreTrainedModel") -> dict[str, Any] | None:
     settings: Any = getattr(model.config, "quantization_config", None)
     if settings is None:
         return None
-    if not isinstance(settings, dict):
-        settings = settings.to_dict()
+    settings = settings if isinstance(settings, dict) else settings.to_dict()
     if not settings.get("load_in_4bit"):
         kind = Translated("8 bits") if settings.get("load_in_8bit") else settings.get("quant_method")
         raise LessonError(

@@ -6,7 +6,7 @@ encoded rows; it changes none of them.
 
 import difflib
 import inspect
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from lessonlib.formatting._text_column import IGNORED
 from lessonlib.runtime._detect import Runtime
@@ -39,10 +39,13 @@ def check_overrides(overrides: dict[str, Any], runtime: Runtime) -> None:
     """Refuses an outdated or unknown argument of SFTConfig, bf16 on a GPU without it, fp16 on the CPU."""
     from trl import SFTConfig
 
+    outdated = {name: _OUTDATED[name] for name in overrides if name in _OUTDATED}
+    if overrides.get("optim") == "adamw_hf":
+        outdated["optim='adamw_hf'"] = "optim='adamw_torch'"
+    for name, instead in outdated.items():
+        raise LessonError("{name} is gone in this version. Use {instead}.", name=name, instead=instead)
     known = list(inspect.signature(SFTConfig).parameters)
     for name in overrides:
-        if name in _OUTDATED:
-            _outdated(name, _OUTDATED[name])
         if name not in known:
             near = ", ".join(difflib.get_close_matches(name, known, n=3))
             if near:
@@ -50,8 +53,6 @@ def check_overrides(overrides: dict[str, Any], runtime: Runtime) -> None:
                     "SFTConfig has no argument {name!r}. Do you mean: {near}?", name=name, near=near,
                 )
             raise LessonError("SFTConfig has no argument {name!r}.", name=name)
-    if overrides.get("optim") == "adamw_hf":
-        _outdated("optim='adamw_hf'", "optim='adamw_torch'")
     if overrides.get("bf16") and runtime.dtype == "float16":
         raise LessonError(
             "bf16=True: this GPU has no bfloat16 (it takes compute capability 8). Leave bf16 out; "
@@ -167,7 +168,3 @@ def check_rows(
                 "max_seq_length=...), or encode (formatting.encode_chats) with a smaller max_length.",
                 name=name, number=number, count=len(ids), longest=longest,
             )
-
-
-def _outdated(name: str, instead: str | Translated) -> NoReturn:
-    raise LessonError("{name} is gone in this version. Use {instead}.", name=name, instead=instead)

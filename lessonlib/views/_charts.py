@@ -155,6 +155,7 @@ def memory_bars(plans: "Mapping[str, pd.DataFrame]", *, card: float | None = 14.
 
     _check_plans(plans, card)
     table = pd.DataFrame({name: plan.set_index("part")["gib"] for name, plan in plans.items()}).T
+    table = table.reindex(columns=[*_PARTS, "total"]).fillna(0)  # a row for each plan
     edge = max(table["total"].max(), card or 0)
     figure = Figure(figsize=(8, 1.7 + 0.45 * len(plans)), layout="constrained")
     axes = figure.add_subplot()

@@ -8,6 +8,7 @@ them can pass for a line of ours.
 import html
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lessonlib.runtime._language import LessonError, Translated, tr
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from lessonlib.tools._execution import Functions
     from lessonlib.tools._loop import Conversation, Step
 
+_json = partial(json.dumps, ensure_ascii=False)
 _LONGEST = 4000  # characters of one entry that are shown
 _GREEN, _RED, _GREY, _BLUE = "46,160,67", "218,54,51", "128,128,128", "56,139,253"
 _ENTRY = "padding:.15em .8em;margin:.15em 0;text-align:left"
@@ -160,10 +162,6 @@ def _of_step(step: "Step") -> Iterator[_Entry]:
         yield "error" if failed else "result", said
     if not parsed.calls and not parsed.problems:
         yield "answer", parsed.content.strip() or tr("(empty)")
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _page(entries: Sequence[_Entry]) -> Page:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lessonlib.evaluation._answers import stop_ids
-from lessonlib.lora._rows import saved_embeddings, trained_rows
+from lessonlib.lora._config import saved_embeddings, trained_rows
 from lessonlib.runtime._language import LessonError
 
 if TYPE_CHECKING:

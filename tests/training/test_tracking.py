@@ -20,7 +20,6 @@ from lessonlib.runtime._detect import Secret, detect
 from lessonlib.runtime._language import LessonError
 from lessonlib.training import _tracking as tracking
 from lessonlib.training import _trainer as training
-from lessonlib.training import _wandb_log as wandb_log
 
 KEY = "0123456789abcdef" * 2 + "01234567"  # 40 characters, as W&B's keys
 OTHER = KEY[::-1]
@@ -253,7 +252,7 @@ def test_without_a_key_nothing_asks_nothing_waits_nothing_goes_out(places):
     assert printed == [f"W&B: offline (no WANDB_API_KEY), kept in {work / 'wandb'}"] * 2 and errors == ""
     assert list(home.rglob("*")) == []
     (file,) = (work / told[0]["folder"]).glob("*.wandb")
-    messages = [wandb_internal_pb2.Record.FromString(record) for record in wandb_log._records(file)]
+    messages = [wandb_internal_pb2.Record.FromString(record) for record in tracking._records(file)]
     (run,) = (message.run for message in messages if message.HasField("run"))
     assert run.project == "lesson-03" and not run.host and not run.HasField("git")
     kinds = {message.WhichOneof("record_type") for message in messages}

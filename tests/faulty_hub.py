@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import unquote
 
 from lessonlib.export._loopback import HubServer
@@ -33,6 +34,18 @@ class FaultyHub(HubServer):
     outage: int | None = None
     cuts: dict[str, int] = field(default_factory=dict)
     fail: Callable[[Request], int | None] | None = None
+
+    def environment(self, cache: Path) -> dict[str, str]:
+        """What a process needs so that its Hub client comes here, with a cache of its own."""
+        return {
+            "HF_ENDPOINT": self.url,
+            "HF_HOME": str(cache),
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
+        }
 
 
 class FaultyHandler(Handler):

@@ -4,6 +4,7 @@ It knows nothing of training. Every export is first written whole into a hidden 
 then renamed, so that whatever goes wrong the old export stays and nothing half-written is left.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -263,6 +264,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes JSON that is the same for the same content."""
     written = json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
     path.write_text(written, encoding="utf-8")
+
+
+def sha256(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 @contextmanager

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 from lessonlib.evaluation._answers import continuations, stop_ids
 from lessonlib.export._gguf import KINDS
 from lessonlib.export._gguf_parity import _compare as compare
-from lessonlib.export._gguf_parity._bytes import unspelled
 from lessonlib.export._gguf_parity._child import GgufModel
 from lessonlib.export._gguf_parity._report import Row, Verified
-from lessonlib.export._gguf_parity._texts import conversations, strings
+from lessonlib.export._gguf_parity._texts import conversations, strings, unspelled
 from lessonlib.runtime import _llama_cpp as llama_cpp_tools
 from lessonlib.runtime._language import LessonError
 
@@ -96,9 +95,10 @@ def verify(
         stored = _format(AutoConfig.from_pretrained(merged, local_files_only=True).dtype)
         rounding = max(rounding, tolerance[stored])
         rows.append(_merged_row(said, trained, Path(merged), rounding, max_new_tokens))
+    lacking = unspelled(tokenizer, [*said.texts, *said.chats]) if files else {}
     for kind in sorted(files, key=KINDS.index):
         bound = max(rounding, tolerance[FORMATS[kind]]) if kind in FORMATS else None
-        rows.append(_gguf_row(said, kind, files[kind], bound, max_new_tokens, threads))
+        rows.append(_gguf_row(said, kind, files[kind], bound, lacking, max_new_tokens, threads))
     there = {row.name for row in rows}
     missing = tuple(name for name in ("merged", *KINDS) if name not in there)
     return Verified(tuple(rows), missing, effect=said.effect, spread=said.spread)
@@ -179,17 +179,17 @@ def _merged_row(
 
 
 def _gguf_row(
-    said: compare.Trained, kind: str, file: Path, tolerance: float | None, max_new_tokens: int,
-    threads: int | None,
+    said: compare.Trained, kind: str, file: Path, tolerance: float | None, lacking: Mapping[int, set[int]],
+    max_new_tokens: int, threads: int | None,
 ) -> Row:  # fmt: skip
     import torch
 
-    row = Row(kind, file.stat().st_size / 1e6, tolerance=tolerance)
+    row = Row(
+        kind, file.stat().st_size / 1e6, tolerance=tolerance, left_out=len(lacking),
+        no_token=frozenset().union(*lacking.values()),
+    )  # fmt: skip
     longest = max(map(len, said.encoded)) + max_new_tokens
-    texts = [*said.texts, *said.chats]
-    lacking = unspelled(said.tokenizer, texts)
-    row = replace(row, left_out=len(lacking), no_token=frozenset().union(*lacking.values()))
-    texts = ["" if at in lacking else text for at, text in enumerate(texts)]
+    texts = ["" if at in lacking else text for at, text in enumerate([*said.texts, *said.chats])]
     bos = said.tokenizer.bos_token
     answers, logits = [], []
     try:

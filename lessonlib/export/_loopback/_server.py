@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from lessonlib.export._loopback._state import BAD_TOKEN, HubState, Token
-from lessonlib.export._loopback._store import CHUNK, File, Repository
+from lessonlib.export._loopback._store import BAD_TOKEN, CHUNK, File, HubState, Repository, Token
 from lessonlib.export._loopback._uploads import Uploads
 
 
@@ -21,7 +20,6 @@ class HubServer(HubState):
 
     Args:
         user: the account of the one token that is known from the start, `token` (made up, may write).
-        part_size: large files above it are uploaded in parts of this many bytes, as on the Hub.
 
     Attributes:
         url: the endpoint.
@@ -61,35 +59,11 @@ class HubServer(HubState):
         files = {name: File.read(path, name) for name, path in paths.items() if path.is_file()}
         self.repositories[name] = Repository({revision: files}, private=private, gated=gated)
 
-    def environment(self, cache: Path) -> dict[str, str]:
-        """What a process needs so that its Hub client comes here, with a cache of its own."""
-        return {
-            "HF_ENDPOINT": self.url,
-            "HF_HOME": str(cache),
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "NO_PROXY": "127.0.0.1",
-            "no_proxy": "127.0.0.1",
-        }
-
 
 class Handler(Uploads):
     """Takes a request in, and answers what only reads."""
 
-    def do_HEAD(self) -> None:
-        self._serve()
-
     def do_GET(self) -> None:
-        self._serve()
-
-    def do_POST(self) -> None:
-        self._serve()
-
-    def do_PUT(self) -> None:
-        self._serve()
-
-    def _serve(self) -> None:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ") or None
         body = self.receive()
         try:
@@ -97,6 +71,8 @@ class Handler(Uploads):
         finally:
             self.close_connection = True
             body.unlink(missing_ok=True)
+
+    do_HEAD = do_POST = do_PUT = do_GET
 
     def answer(self, url: SplitResult, token: str | None, body: Path) -> None:
         parts = unquote(url.path).strip("/").split("/")

@@ -38,12 +38,6 @@ class Hub:
             self._server.close()
             self._server = None
 
-    def __enter__(self) -> "Hub":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 def hub(runtime: Runtime, *, ask: bool = False) -> Hub:
     """The Hub to publish to: the real one with the secret HF_TOKEN, else a rehearsal on this machine.

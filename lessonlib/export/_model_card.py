@@ -45,9 +45,6 @@ def model_card(
     scores: "Mapping[str, pd.DataFrame]",
     dataset: str,
     base_revision: str | None = None,
-    datasets: Sequence[str] = (),
-    languages: Sequence[str] = ("vi", "en"),
-    limits: Sequence[str] = (),
     gguf: str | None = None,
     modelfile: str | None = None,
     counseling: bool = False,
@@ -67,9 +64,6 @@ def model_card(
         scores: metric -> what `evaluation.compare` gave for it, intervals included.
         dataset: what the scores were measured on.
         base_revision: the commit of the base model.
-        datasets: Hub ids among the data, for the Hub's search.
-        languages: codes of the languages that it was trained for.
-        limits: more sentences on what it must not be used for, or cannot do.
         gguf: a .gguf file of the repository: its path there, for the command of llama.cpp.
         modelfile: the Modelfile of the repository: its path there, for the commands of Ollama.
         counseling: add a safety note, for a model trained on conversations about people's troubles.
@@ -96,9 +90,8 @@ def model_card(
     relation, library = _KINDS[kind]
     name = repo_id.rpartition("/")[2]
     metadata = ModelCardData(
-        language=list(languages), license=licence, library_name=library, pipeline_tag="text-generation",
+        language=["vi", "en"], license=licence, library_name=library, pipeline_tag="text-generation",
         tags=["lora", "sft", *(["gguf"] if gguf and kind != "gguf" else [])],
-        datasets=list(datasets) or None,
         base_model=base if _HUB_ID.fullmatch(base) else None,
         base_model_relation=relation if _HUB_ID.fullmatch(base) else None,
         model_name=name, eval_results=_results(scores, dataset),
@@ -118,7 +111,7 @@ def model_card(
         _use(repo_id, kind, base, base_revision),
         _use_gguf(repo_id, gguf, modelfile) if gguf else "",
         "## " + tr("Limits"),
-        _list([*limits, *_limits()]),
+        _list(_limits()),
         "## " + tr("Licence"),
         _terms(licence),
     ]

@@ -4,7 +4,6 @@ Everything goes through huggingface_hub's own client; without a token the Hub is
 (`_hub`). What is refused beforehand is in `_publish_checks`, what a card says in `_model_card`.
 """
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 from lessonlib.export._hub import TOKENS_PAGE
 from lessonlib.export._loopback import on_this_machine, reachable
 from lessonlib.export._publish_checks import Contents, check, listed
-from lessonlib.export._saving import sha256
+from lessonlib.export._saving import check_disk, sha256
 from lessonlib.models._hub_errors import chain, explained
 from lessonlib.runtime._detect import headless
 from lessonlib.runtime._language import LessonError, tr
@@ -67,7 +66,7 @@ def push(
     check(files, repo_id, private=private, secrets=(token,))
     size = sum(path.stat().st_size for path in files.values())
     if on_this_machine(endpoint):  # it keeps a copy among the temporary files
-        _check_room(tempfile.gettempdir(), size, repo_id)
+        check_disk(Path(tempfile.gettempdir()), size)
     api = HfApi(endpoint=endpoint, token=token)
     with reachable(endpoint), _explained(repo_id), _bars():
         _check_visibility(api, repo_id, private)
@@ -148,19 +147,9 @@ def _check_visibility(api: "HfApi", repo_id: str, private: bool) -> None:
 def _fetched(api: "HfApi", repo_id: str, name: str, revision: str, size: int) -> tuple[int, str]:
     """Size and digest of one file, downloaded into a folder of its own that goes at once."""
     with tempfile.TemporaryDirectory(prefix="arrived_") as folder:
-        _check_room(folder, size, name)
+        check_disk(Path(folder), size)
         path = Path(api.hf_hub_download(repo_id, name, revision=revision, local_dir=folder))
         return path.stat().st_size, sha256(path)
-
-
-def _check_room(folder: str, size: int, what: str) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < size:
-        raise LessonError(
-            "There is no room for a copy of {what}: {size:.2f} GB are needed in {folder}, {free:.2f} GB are "
-            "free. Delete something, or point TMPDIR to another disk before you start Jupyter.",
-            what=what, size=size / 1000000000.0, folder=folder, free=free / 1000000000.0,
-        )
 
 
 @contextmanager

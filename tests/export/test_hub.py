@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from contextlib import closing
 
 import pytest
 from faulty_hub import FaultyHub
@@ -96,7 +97,7 @@ def test_unknown_problems_are_left_as_they_are(hub, monkeypatch):
 def test_in_rehearsal_the_hub_is_on_this_machine(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", HF_TOKEN)  # even so: no twin is ever published
     rt = detect(family="llama", profile="rehearsal", gpu=None, work=tmp_path / "work")
-    with hubs.hub(rt) as hub:
+    with closing(hubs.hub(rt)) as hub:
         assert hub.rehearsal and hub.user == "learner" and hub.endpoint.startswith("http://127.0.0.1:")
         assert isinstance(hub.token, Secret) and hub.token != HF_TOKEN
         with reachable(hub.endpoint):
@@ -110,7 +111,7 @@ def test_in_rehearsal_the_hub_is_on_this_machine(tmp_path, monkeypatch, capsys):
 
 def test_on_a_gpu_without_a_token_it_rehearses_too(tmp_path, capsys):
     rt = detect(family="llama", gpu=T4, work=tmp_path, backend="transformers")
-    with hubs.hub(rt) as hub:
+    with closing(hubs.hub(rt)) as hub:
         assert hub.rehearsal
     assert "on this machine (no HF_TOKEN)" in capsys.readouterr().out
 
@@ -128,7 +129,7 @@ def test_on_a_gpu_with_a_token_it_is_the_real_one(tmp_path, monkeypatch, capsys)
         return {"name": "nga", "auth": {"accessToken": {"role": "write"}}}
 
     monkeypatch.setattr(HfApi, "whoami", whoami)
-    with hubs.hub(rt) as hub:
+    with closing(hubs.hub(rt)) as hub:
         assert (hub.endpoint, hub.token, hub.user, hub.rehearsal) == (None, HF_TOKEN, "nga", False)
     assert asked == [("https://huggingface.co", HF_TOKEN)]
     assert capsys.readouterr().out == "Hub: huggingface.co/nga\n"
@@ -138,7 +139,7 @@ def test_a_rehearsal_leaves_nothing_behind(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     rt = detect(family="llama", profile="rehearsal", gpu=None, work=tmp_path / "work")
-    with hubs.hub(rt) as hub:
+    with closing(hubs.hub(rt)) as hub:
         assert list((tmp_path / "temporary").iterdir()) != []
     assert list((tmp_path / "temporary").iterdir()) == []
     assert hub.token not in os.environ.values()

@@ -300,9 +300,9 @@ def test_unknown_problems_are_left_as_they_are(hub, export, monkeypatch):
 def test_a_full_disk(hub, export, monkeypatch):
     done = push(hub, both(export))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
-    with pytest.raises(LessonError, match="no room for a copy of .*0.00 GB are free.*TMPDIR"):
+    with pytest.raises(LessonError, match="disk is too full: .*0.00 GB are free.*TMPDIR"):
         compare(hub, both(export), done.oid)
-    with pytest.raises(LessonError, match=f"no room for a copy of {REPO}"):
+    with pytest.raises(LessonError, match="disk is too full"):
         push(hub, both(export))
 
 
@@ -465,14 +465,13 @@ def test_other_licences_ask_nothing(hub, export, card):
 
 def test_the_card_says_everything(card, scores):
     made = card(
-        base_revision="0" * 39 + "1", datasets=["learner/data"], limits=["Chỉ tiếng Việt."],
+        base_revision="0" * 39 + "1",
         gguf="gguf/twin-q4_k_m.gguf", modelfile="gguf/Modelfile", counseling=True,
     )  # fmt: skip
     told = ModelCard(str(made)).data.to_dict()  # read back from what is written
     assert told["license"] == "llama3.2" and told["language"] == ["vi", "en"]
     assert told["base_model"] == "unsloth/Llama-3.2-3B-Instruct" and told["base_model_relation"] == "finetune"
     assert told["library_name"] == "transformers" and told["pipeline_tag"] == "text-generation"
-    assert told["datasets"] == ["learner/data"]
     (result,) = told["model-index"][0]["results"]
     tuned = scores["exact_match"]["tuned"].loc["test"]
     (metric,) = result["metrics"]
@@ -485,7 +484,7 @@ def test_the_card_says_everything(card, scores):
     assert f"| test | {row['base']} | {row['tuned']} | {row['tuned - base']} |" in text
     for said in (
         "# Llama-3.2-3B-cskh", "Built with Llama", "0" * 39 + "1", "| learning_rate | 0.0002 |",
-        "| LoRA r | 16 |", "- customer_support_vi, CC BY 4.0", "- Chỉ tiếng Việt.",
+        "| LoRA r | 16 |", "- customer_support_vi, CC BY 4.0",
         f'AutoModelForCausalLM.from_pretrained("{REPO}")', "llama-cli -m gguf/twin-q4_k_m.gguf",
         f"hf download {REPO} gguf/twin-q4_k_m.gguf gguf/Modelfile", "ollama create llama-3.2-3b-cskh -f",
         "115 (ambulance), 113 (police) or 111", "https://www.llama.com/llama3_2/license",

@@ -5,7 +5,7 @@ and can be looked at, with no account and no network.
         with reachable(hub.url):
             HfApi(endpoint=hub.url, token=hub.token).create_repo("learner/model")
 
-`HubServer` serves folders and takes uploads; `reachable` lets the Hub's client in this process talk to it
+`HubServer` takes uploads and gives them out; `reachable` lets the Hub's client in this process talk to it
 even where HF_HUB_OFFLINE=1 keeps everything else away. It knows nothing of Xet, uploads in parts,
 deleted files, pull requests, branches or spaces.
 """

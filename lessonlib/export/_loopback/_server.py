@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from lessonlib.export._loopback._store import BAD_TOKEN, CHUNK, File, HubState, Repository, Token
+from lessonlib.export._loopback._store import BAD_TOKEN, CHUNK, File, HubState, Token
 from lessonlib.export._loopback._uploads import Uploads
 
 
@@ -15,8 +15,8 @@ from lessonlib.export._loopback._uploads import Uploads
 class HubServer(HubState):
     """A Hub on a free port of 127.0.0.1 while its `with` block runs, or from `start()` to `close()`.
 
-    It serves folders as repositories at one commit each (`add`) and takes pushes from tokens it knows.
-    Uploads lie in a temporary folder that goes with it.
+    It takes pushes from tokens it knows, and gives out what was pushed. Uploads lie in a temporary folder
+    that goes with it.
 
     Args:
         user: the account of the one token that is known from the start, `token` (made up, may write).
@@ -50,14 +50,6 @@ class HubServer(HubState):
         self._server.server_close()
         self._thread.join()
         self.uploaded.cleanup()
-
-    def add(
-        self, name: str, folder: Path, *, revision: str, gated: bool = False, private: bool = False
-    ) -> None:
-        """Serve the files of `folder` as the repository `name` at the commit `revision` (also "main")."""
-        paths = {path.relative_to(folder).as_posix(): path for path in sorted(Path(folder).rglob("*"))}
-        files = {name: File.read(path, name) for name, path in paths.items() if path.is_file()}
-        self.repositories[name] = Repository({revision: files}, private=private, gated=gated)
 
 
 class Handler(Uploads):
@@ -103,8 +95,6 @@ class Handler(Uploads):
             return self.refuse(404, "RevisionNotFound")
         files = repository.commits[commit]
         if kind == "resolve":
-            if repository.gated:
-                return self.refuse(403, "GatedRepo")
             return self._send_file(commit, files, "/".join(rest))
         if kind == "tree":
             return self._send_tree(files, "/".join(rest), recursive)
@@ -114,7 +104,7 @@ class Handler(Uploads):
                 "modelId": name,
                 "sha": commit,
                 "private": repository.private,
-                "gated": "manual" if repository.gated else False,
+                "gated": False,
                 "tags": [],
                 "siblings": [{"rfilename": file} for file in files],
             }

@@ -65,12 +65,10 @@ class Repository:
     Args:
         commits: commit id -> file name -> file.
         private: only known tokens may read it.
-        gated: nobody may read its files, for nobody accepted its licence.
     """
 
     commits: dict[str, dict[str, File]]
     private: bool = False
-    gated: bool = False
 
     @property
     def head(self) -> str:

@@ -42,8 +42,6 @@ def _convert(source: Path, targets: Mapping[str, Path], name: str) -> None:
     """
     tools = llama_cpp_tools.find()
     shapes = gguf_source.shapes(source)
-    for outtype, target in targets.items():
-        check_disk(target.parent, gguf_source.size(shapes, outtype) + BESIDE_WEIGHTS)
     # Weights are read one at a time: 2 bytes in the mapped file and 4 as fp32. With a matrix of 131 million
     # weights 1.1 GiB were measured, where this asks for 1.4.
     _check_memory(_PROCESS + 6 * max(map(math.prod, shapes), default=0))
@@ -66,10 +64,7 @@ def _quantise(source: Path, target: Path, kind: str, say: Say) -> None:
     so; llama.cpp then takes a type with smaller blocks and more bits, which `say` is told and `describe`
     lists.
     """
-    about = describe(source)
-    share = SIZES[kind] / SIZES[about["kind"]]
-    check_disk(target.parent, int(about["file_size"] * share) + BESIDE_WEIGHTS)
-    _check_memory(_PROCESS // 2 + min(ROWS_AT_ONCE, 7 * about["parameters"]))
+    _check_memory(_PROCESS // 2 + min(ROWS_AT_ONCE, 7 * describe(source)["parameters"]))
     with _whole(target) as partial:
         done = _run("quantise", str(source), str(partial), kind)
         _check_done(done, Translated("Quantising {source}", source=source))
@@ -115,7 +110,11 @@ def make(
             failed run, with its last lines; a name that is no file name; a file of that name that was not
             made here.
     """
-    _check_choice("kinds", kinds, KINDS)
+    if unknown := [kind for kind in kinds or [""] if kind not in KINDS]:
+        raise LessonError(
+            "There is no {what} {kind!r}. Choose from: {there}.",
+            what="kinds", kind=unknown[0], there=", ".join(KINDS),
+        )
     gguf_source.check_name(name)
     source, folder = gguf_source.checked(merged_folder), Path(out_folder).expanduser().resolve()
     if any(kind in QUANTISED for kind in kinds):
@@ -276,15 +275,6 @@ def _foreign_tokenizer(source: Path, differences: list[str]) -> LessonError:
         "tokenizer.",
         source=source, found=found,
     )
-
-
-def _check_choice(what: str, given: Sequence[str], known: Iterable[str]) -> None:
-    for kind in given or [""]:
-        if kind not in known:
-            there = ", ".join(known)
-            raise LessonError(
-                "There is no {what} {kind!r}. Choose from: {there}.", what=what, kind=kind, there=there,
-            )
 
 
 def _check_memory(needed: int) -> None:

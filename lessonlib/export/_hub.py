@@ -96,7 +96,7 @@ def account(token: str, endpoint: str | None = None) -> str:
                 "HF_TOKEN.",
                 tokens_page=TOKENS_PAGE,
             ) from None  # the client's own message tells where on this machine it found a token
-        raise explained(problem, "HF_TOKEN") or problem from problem
+        raise explained(problem, endpoint or "huggingface.co") or problem from problem
     if not _may_write(said):
         raise LessonError(
             "The token in HF_TOKEN may only read. Visit {tokens_page}, create a token of the type Write (or "

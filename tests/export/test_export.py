@@ -92,7 +92,7 @@ def test_the_revision_of_the_base_is_recorded(base, tuned, tokenizer, tmp_path):
     assert tuned.active_peft_config.revision is None  # the learner's object is left alone
 
 
-def test_an_adapter_without_effect_is_refused_unless_wanted(base, tokenizer, tmp_path):
+def test_an_adapter_without_effect_is_refused(base, tokenizer, tmp_path):
     untrained = adapted(base, effect=0)
     with pytest.raises(LessonError, match="adapter has no effect: every B matrix is zero"):
         export.save_adapter(untrained, tokenizer, tmp_path / "adapter")
@@ -102,7 +102,6 @@ def test_an_adapter_without_effect_is_refused_unless_wanted(base, tokenizer, tmp
     with pytest.raises(LessonError, match="Adapter không có tác dụng"):
         export.save_adapter(untrained, tokenizer, tmp_path / "adapter")
     assert names(tmp_path) == {"base"}
-    assert export.save_adapter(untrained, tokenizer, tmp_path / "adapter", allow_no_effect=True).is_dir()
 
 
 def test_one_b_matrix_that_is_not_zero_is_an_effect(base, tokenizer, tmp_path):

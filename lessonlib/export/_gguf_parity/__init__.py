@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 from lessonlib.evaluation._answers import continuations, stop_ids
 from lessonlib.export._gguf import KINDS
 from lessonlib.export._gguf_parity import _compare as compare
-from lessonlib.export._gguf_parity._bytes import unspelled
 from lessonlib.export._gguf_parity._child import GgufModel
 from lessonlib.export._gguf_parity._report import Row, Verified
-from lessonlib.export._gguf_parity._texts import conversations, strings
+from lessonlib.export._gguf_parity._texts import conversations, strings, unspelled
 from lessonlib.runtime import _llama_cpp as llama_cpp_tools
 from lessonlib.runtime._language import LessonError
 
@@ -30,7 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "TOLERANCE", "GgufModel", "Row", "Verified", "conversations", "strings", "verify"]
 
 FORMATS = {"f32": "float32", "f16": "float16"}  # of the kinds that keep every weight
-# The |logit difference| that rounding explains, by the number format of the weights. On the Llama twin, whose
+# The |logit difference| that rounding explains, by number format; the coarsest on the way counts: what the
+# trained model computes in, the merged weights, the file. On the Llama twin, whose
 # logits have a standard deviation of 3.8, 99% of the positions stay under 5e-5 (float32), 1.1e-2 (float16).
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1.6e-1}
 # Computing in 16 bits rounds every sum of every layer: 2e-2 (float16) and 2e-1 (bfloat16) there. As shares of
@@ -47,9 +47,7 @@ def verify(
     gguf: Mapping[str, str | os.PathLike] | None = None,
     texts: Sequence[str] | None = None,
     template_options: Mapping[str, Any] | None = None,
-    tolerance: Mapping[str, float] = TOLERANCE,
     max_new_tokens: int = 32,
-    threads: int | None = None,
 ) -> Verified:
     """Compare every exported artifact with the trained model.
 
@@ -67,10 +65,7 @@ def verify(
             are tokenised as well.
         template_options: further variables of the chat template, such as {"date_string": "26 Jul 2024"};
             with GGUF files values of JSON.
-        tolerance: the |logit difference| that is rounding, by number format. The coarsest on the way counts:
-            what the trained model computes in (16 bits: three times as much), the merged weights, the file.
         max_new_tokens: length of the greedy answers.
-        threads: that llama.cpp computes with; None: as many as torch.
 
     Returns:
         A `Verified`: `ok`, `problems`, `table()`. What is wrong with an artifact raises nothing, it is there.
@@ -87,18 +82,19 @@ def verify(
         options=template_options or {}, max_new_tokens=max_new_tokens,
     )  # fmt: skip
     computed = _format(trained.get_base_model().dtype)
-    rounding = tolerance[computed] * (1 if computed == "float32" else COMPUTED)
+    rounding = TOLERANCE[computed] * (1 if computed == "float32" else COMPUTED)
     rows = []
     if merged is not None:
         from transformers import AutoConfig
 
         # Files made of 16-bit weights, too, cannot be nearer to the trained model than those are.
         stored = _format(AutoConfig.from_pretrained(merged, local_files_only=True).dtype)
-        rounding = max(rounding, tolerance[stored])
+        rounding = max(rounding, TOLERANCE[stored])
         rows.append(_merged_row(said, trained, Path(merged), rounding, max_new_tokens))
+    lacking = unspelled(tokenizer, [*said.texts, *said.chats]) if files else {}
     for kind in sorted(files, key=KINDS.index):
-        bound = max(rounding, tolerance[FORMATS[kind]]) if kind in FORMATS else None
-        rows.append(_gguf_row(said, kind, files[kind], bound, max_new_tokens, threads))
+        bound = max(rounding, TOLERANCE[FORMATS[kind]]) if kind in FORMATS else None
+        rows.append(_gguf_row(said, kind, files[kind], bound, lacking, max_new_tokens))
     there = {row.name for row in rows}
     missing = tuple(name for name in ("merged", *KINDS) if name not in there)
     return Verified(tuple(rows), missing, effect=said.effect, spread=said.spread)
@@ -179,21 +175,21 @@ def _merged_row(
 
 
 def _gguf_row(
-    said: compare.Trained, kind: str, file: Path, tolerance: float | None, max_new_tokens: int,
-    threads: int | None,
+    said: compare.Trained, kind: str, file: Path, tolerance: float | None, lacking: Mapping[int, set[int]],
+    max_new_tokens: int,
 ) -> Row:  # fmt: skip
     import torch
 
-    row = Row(kind, file.stat().st_size / 1e6, tolerance=tolerance)
+    row = Row(
+        kind, file.stat().st_size / 1e6, tolerance=tolerance, left_out=len(lacking),
+        no_token=frozenset().union(*lacking.values()),
+    )  # fmt: skip
     longest = max(map(len, said.encoded)) + max_new_tokens
-    texts = [*said.texts, *said.chats]
-    lacking = unspelled(said.tokenizer, texts)
-    row = replace(row, left_out=len(lacking), no_token=frozenset().union(*lacking.values()))
-    texts = ["" if at in lacking else text for at, text in enumerate(texts)]
+    texts = ["" if at in lacking else text for at, text in enumerate([*said.texts, *said.chats])]
     bos = said.tokenizer.bos_token
     answers, logits = [], []
     try:
-        with GgufModel(file, context=longest, threads=threads or torch.get_num_threads()) as model:
+        with GgufModel(file, context=longest, threads=torch.get_num_threads()) as model:
             if other := _other_vocabulary(said, model.vocabulary):
                 return replace(row, unreadable=other)
             for prompt, answer in zip(said.encoded, said.answers, strict=True):

@@ -106,6 +106,23 @@ def explained(problem: Exception, where: str, mirror: str | None = None) -> Less
     return None
 
 
+def hub_answers() -> bool:
+    """Whether the Hub can be reached at all: one connection, instead of the client's minute of retries."""
+    import socket
+    from urllib.parse import urlsplit
+
+    from huggingface_hub import constants
+
+    address = urlsplit(constants.ENDPOINT)
+    if constants.is_offline_mode():
+        return False
+    try:
+        socket.create_connection((address.hostname or "", address.port or 443), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
 def refused(problem: Exception) -> bool:
     """Whether the Hub would not let this learner in: a gate, a private repository, no or a wrong token.
 

@@ -42,7 +42,8 @@ class Hub:
 def hub(runtime: Runtime, *, ask: bool = False) -> Hub:
     """The Hub to publish to: the real one with the secret HF_TOKEN, else a rehearsal on this machine.
 
-    A lesson in rehearsal always takes the latter, so that no twin is ever published.
+    A lesson on the CPU (profiles rehearsal and laptop) always takes the latter, so that no twin is ever
+    published.
 
     Args:
         runtime: from `runtime.detect`.
@@ -55,7 +56,7 @@ def hub(runtime: Runtime, *, ask: bool = False) -> Hub:
         LessonError: a token that the Hub refuses, or that may only read; see `account`.
     """
     why = tr("rehearsal")
-    if runtime.profile != "rehearsal":
+    if runtime.profile not in ("rehearsal", "laptop"):
         try:
             token = secret("HF_TOKEN", ask=ask)
         except LessonError:

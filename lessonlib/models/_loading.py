@@ -267,8 +267,8 @@ def source(key: str, runtime: Runtime, *, original: bool = False) -> tuple[str, 
         original: the publisher's repository even where it is gated and a mirror exists.
 
     Returns:
-        (the twin's folder, None) in rehearsal and laptop, else (Hub id, commit); for a small model without a twin (the
-        folder where it was converted, None) once it has come from the package index.
+        (the twin's folder, None) in rehearsal and laptop, else (Hub id, commit); for a small model without a
+        twin (the folder where it was converted, None) once it has come from the package index.
 
     Raises:
         LessonError: for an unknown key.

@@ -41,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="execute a lesson: notebook, HTML report, metrics.json")
     run.add_argument("lesson", metavar="NN", help="the lesson's number, such as 01")
     run.add_argument("--lang", choices=LANGUAGES, help="default: LESSONLIB_LANG, else vi")
-    run.add_argument("--profile", choices=("auto", "rehearsal", "t4"), default="auto", help="default: auto")
+    run.add_argument(
+        "--profile", choices=("auto", "rehearsal", "laptop", "t4"), default="auto", help="default: auto"
+    )
     run.add_argument("--out", type=Path, metavar="DIR", help="default: runs/NN-LANG in the course's folder")
     _add_limit(run)
     run.set_defaults(main=_run)

@@ -32,7 +32,7 @@ def environment(language: str, work: Path, profile: str) -> dict[str, str]:
     Args:
         language: of lessonlib's messages.
         work: the folder that the lesson writes to.
-        profile: "auto", "rehearsal", "t4" or "large".
+        profile: "auto", "rehearsal", "laptop", "t4" or "large".
     """
     made = {
         **os.environ,
@@ -65,7 +65,7 @@ def execute(
         built: the notebook; its code cells get outputs and execution counts 1..n.
         language: of lessonlib's messages in the kernel.
         work: the lesson's work folder, also the kernel's working folder; it must exist.
-        profile: "auto", "rehearsal", "t4" or "large".
+        profile: "auto", "rehearsal", "laptop", "t4" or "large".
         limit: seconds that one cell may take.
         label: in front of the progress bar.
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import unquote
 
 from lessonlib.export._loopback import HubServer
 from lessonlib.export._loopback._server import Handler
+from lessonlib.export._loopback._store import File, Repository
 
 
 @dataclass
@@ -26,6 +28,7 @@ class FaultyHub(HubServer):
         requests: what was asked for, in order.
         outage: answer everything with this status.
         cuts: file name -> how many more downloads of it to cut in half.
+        gated: names of repositories whose files nobody may read.
         fail: gives the status to answer a request with, 0 to hang up without an answer, None to go on.
     """
 
@@ -33,6 +36,31 @@ class FaultyHub(HubServer):
     outage: int | None = None
     cuts: dict[str, int] = field(default_factory=dict)
     fail: Callable[[Request], int | None] | None = None
+    gated: set[str] = field(default_factory=set)
+
+    def add(
+        self, name: str, folder: Path, *, revision: str, gated: bool = False, private: bool = False
+    ) -> None:
+        """Serve the files of `folder` as the repository `name` at the commit `revision` (also "main").
+
+        Gated: nobody may read its files, for nobody accepted its licence.
+        """
+        paths = {path.relative_to(folder).as_posix(): path for path in sorted(Path(folder).rglob("*"))}
+        files = {name: File.read(path, name) for name, path in paths.items() if path.is_file()}
+        self.repositories[name] = Repository({revision: files}, private=private)
+        (self.gated.add if gated else self.gated.discard)(name)
+
+    def environment(self, cache: Path) -> dict[str, str]:
+        """What a process needs so that its Hub client comes here, with a cache of its own."""
+        return {
+            "HF_ENDPOINT": self.url,
+            "HF_HOME": str(cache),
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
+        }
 
 
 class FaultyHandler(Handler):
@@ -44,6 +72,8 @@ class FaultyHandler(Handler):
         status = self.hub.outage or (self.hub.fail(request) if self.hub.fail else None)
         if status:
             self.send(status)
+        elif status is None and any(f"/{name}/resolve/" in request.path for name in self.hub.gated):
+            self.refuse(403, "GatedRepo")
         elif status is None:
             super().answer(url, token, body)
 

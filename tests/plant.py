@@ -9,7 +9,7 @@ def gguf_py():
     """llama.cpp's own `gguf` package, in the version whose converter made the files."""
     from lessonlib.runtime import _llama_cpp as llama_cpp_tools
 
-    folder = str(llama_cpp_tools.find().gguf_py)
+    folder = str(llama_cpp_tools.find().converter.with_name("gguf-py"))
     if folder not in sys.path:
         sys.path.insert(0, folder)
     import gguf

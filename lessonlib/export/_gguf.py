@@ -18,8 +18,8 @@ from typing import Any
 
 from lessonlib.export import _gguf_source as gguf_source
 from lessonlib.export._gguf_convert import QUANTISED, REFUSED, ROWS_AT_ONCE
-from lessonlib.export._gguf_source import SIZES, sha256
-from lessonlib.export._saving import BESIDE_WEIGHTS, check_disk
+from lessonlib.export._gguf_source import SIZES
+from lessonlib.export._saving import BESIDE_WEIGHTS, check_disk, sha256, write_json
 from lessonlib.runtime import _llama_cpp as llama_cpp_tools
 from lessonlib.runtime._language import LessonError, Translated, tr
 
@@ -42,8 +42,6 @@ def _convert(source: Path, targets: Mapping[str, Path], name: str) -> None:
     """
     tools = llama_cpp_tools.find()
     shapes = gguf_source.shapes(source)
-    for outtype, target in targets.items():
-        check_disk(target.parent, gguf_source.size(shapes, outtype) + BESIDE_WEIGHTS)
     # Weights are read one at a time: 2 bytes in the mapped file and 4 as fp32. With a matrix of 131 million
     # weights 1.1 GiB were measured, where this asks for 1.4.
     _check_memory(_PROCESS + 6 * max(map(math.prod, shapes), default=0))
@@ -66,10 +64,7 @@ def _quantise(source: Path, target: Path, kind: str, say: Say) -> None:
     so; llama.cpp then takes a type with smaller blocks and more bits, which `say` is told and `describe`
     lists.
     """
-    about = describe(source)
-    share = SIZES[kind] / SIZES[about["kind"]]
-    check_disk(target.parent, int(about["file_size"] * share) + BESIDE_WEIGHTS)
-    _check_memory(_PROCESS // 2 + min(ROWS_AT_ONCE, 7 * about["parameters"]))
+    _check_memory(_PROCESS // 2 + min(ROWS_AT_ONCE, 7 * describe(source)["parameters"]))
     with _whole(target) as partial:
         done = _run("quantise", str(source), str(partial), kind)
         _check_done(done, Translated("Quantising {source}", source=source))
@@ -115,7 +110,11 @@ def make(
             failed run, with its last lines; a name that is no file name; a file of that name that was not
             made here.
     """
-    _check_choice("kinds", kinds, KINDS)
+    if unknown := [kind for kind in kinds or [""] if kind not in KINDS]:
+        raise LessonError(
+            "There is no {what} {kind!r}. Choose from: {there}.",
+            what="kinds", kind=unknown[0], there=", ".join(KINDS),
+        )
     gguf_source.check_name(name)
     source, folder = gguf_source.checked(merged_folder), Path(out_folder).expanduser().resolve()
     if any(kind in QUANTISED for kind in kinds):
@@ -141,7 +140,7 @@ def make(
         if kind in missing:
             with record.making([files[kind]], say):
                 _quantise(files["f16"], files[kind], kind, say)
-    record.close(() if "f16" in kinds or "f16" in there else (files["f16"],))
+    record.close([files["f16"]] if "f16" in missing - {*kinds} else [])
     return {kind: files[kind] for kind in kinds}
 
 
@@ -174,17 +173,17 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
 
 
 class _Record:
-    """Which files of make's folder are whole, and what they were made of."""
+    """Which files of make's folder were made here, and which of them are whole and of this model."""
 
     def __init__(self, folder: Path, source: Path) -> None:
         self.path = folder / _RECORD
         self.source = {"source": gguf_source.identity(source), "llama_cpp": llama_cpp_tools.VERSION}
         known = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
-        written: dict[str, str] = known.get("files", {})  # file name -> sha256
         fits = {key: known.get(key) for key in self.source} == self.source
-        self.files = written if fits else {}
-        # Made here, but of another model or perhaps not whole.
-        self.stale = {*known.get("stale", []), *([] if fits else written)}
+        # File name -> sha256; None: made here, but of another model or perhaps not whole.
+        self.files: dict[str, str | None] = {
+            name: digest if fits else None for name, digest in known.get("files", {}).items()
+        }
 
     def holds(self, file: Path) -> bool:
         """Whether this very file was made of this very model."""
@@ -192,7 +191,7 @@ class _Record:
 
     def check_own(self, files: Iterable[Path]) -> None:
         for file in files:
-            if file.exists() and file.name not in {*self.files, *self.stale}:
+            if file.exists() and file.name not in self.files:
                 raise LessonError(
                     "{file} exists already and was not made by export.make_gguf, so it must not be "
                     "overwritten. Choose another name or folder.",
@@ -204,32 +203,24 @@ class _Record:
         """Around what makes files: if we are killed in it, they are still known to be ours to replace."""
         for file in files:
             say(f"{file.name}: " + tr("being made..."))
-            self._doubt(file)
+        self._write({file.name: None for file in files})
         yield
-        for file in files:
-            self.stale.discard(file.name)
-            self.files[file.name] = sha256(file)
-        self._write()
+        self._write({file.name: sha256(file) for file in files})
 
     def close(self, passing: Iterable[Path]) -> None:
         """Remove what was made on the way only, and what is of an earlier model."""
-        for file in passing:
-            self._doubt(file)
-        for file in map(self.path.with_name, self.stale):
+        self._write({file.name: None for file in passing})
+        for name in [name for name, digest in self.files.items() if digest is None]:
+            file = self.path.with_name(name)
             file.unlink(missing_ok=True)
             _clear(file)
-        self.stale = set()
-        self._write()
+            del self.files[name]
+        self._write({})
 
-    def _doubt(self, file: Path) -> None:
-        self.files.pop(file.name, None)
-        self.stale.add(file.name)
-        self._write()
-
-    def _write(self) -> None:
-        content = {**self.source, "files": self.files, "stale": sorted(self.stale)}
+    def _write(self, changes: Mapping[str, str | None]) -> None:
+        self.files |= changes
         partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_json(partial, {**self.source, "files": self.files})
         partial.replace(self.path)
 
 
@@ -284,15 +275,6 @@ def _foreign_tokenizer(source: Path, differences: list[str]) -> LessonError:
         "tokenizer.",
         source=source, found=found,
     )
-
-
-def _check_choice(what: str, given: Sequence[str], known: Iterable[str]) -> None:
-    for kind in given or [""]:
-        if kind not in known:
-            there = ", ".join(known)
-            raise LessonError(
-                "There is no {what} {kind!r}. Choose from: {there}.", what=what, kind=kind, there=there,
-            )
 
 
 def _check_memory(needed: int) -> None:

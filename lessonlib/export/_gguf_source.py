@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from lessonlib.export._saving import MARKER
+from lessonlib.export._saving import MARKER, sha256
 from lessonlib.runtime._language import LessonError
 
 # Bytes for each weight of a matrix; of q4_k_m at the most, for what it stores in 6 bits.
@@ -104,12 +104,6 @@ def identity(folder: Path) -> str:
     for file in sorted(files):
         whole.update(f"{file.name} {sha256(file)}\n".encode())
     return whole.hexdigest()
-
-
-def sha256(file: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def check_name(name: str) -> None:

@@ -1,6 +1,13 @@
 """The page that tells what a published model is: base, data, recipe, scores, licence, use and limits.
 
-It gives huggingface_hub's own `ModelCard`; it knows nothing of uploading.
+It gives huggingface_hub's own `ModelCard`; it knows nothing of uploading. Of the licences of base models it
+knows what Llama's asks of who publishes a model made from it.
+
+Llama 3.2 Community License Agreement, https://www.llama.com/llama3_2/license, wants
+    1.b.i    a copy of the agreement beside the model (LICENSE.txt in the base model's repository), "Built
+             with Llama" in a prominent place, and a model name that begins with "Llama"
+    1.b.iii  a sentence of attribution in a text file called Notice
+It holds for whoever distributes the model or makes it available. This is no legal advice.
 """
 
 import re
@@ -9,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lessonlib.evaluation._scoring import table
-from lessonlib.export import _licences as licences
 from lessonlib.runtime._language import LessonError, tr
 
 if TYPE_CHECKING:
@@ -22,6 +28,9 @@ _KINDS = {
     "adapter": ("adapter", "peft"),
     "gguf": ("quantized", "gguf"),
 }
+_LLAMA = "llama"  # how the Hub's identifiers of Meta's licences begin: llama3.2
+BUILT_WITH = "Built with Llama"
+NOTICE_FILE = "NOTICE"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -36,16 +45,13 @@ def model_card(
     scores: "Mapping[str, pd.DataFrame]",
     dataset: str,
     base_revision: str | None = None,
-    datasets: Sequence[str] = (),
-    languages: Sequence[str] = ("vi", "en"),
-    limits: Sequence[str] = (),
     gguf: str | None = None,
     modelfile: str | None = None,
     counseling: bool = False,
 ) -> "ModelCard":
     """A model card with everything a stranger needs to use the model, or to leave it alone.
 
-    Of what a Llama licence asks (see `licences`), the card says "Built with Llama", this function checks the
+    Of what a Llama licence asks (see above), the card says "Built with Llama", this function checks the
     name, and `save` writes the notice.
 
     Args:
@@ -58,9 +64,6 @@ def model_card(
         scores: metric -> what `evaluation.compare` gave for it, intervals included.
         dataset: what the scores were measured on.
         base_revision: the commit of the base model.
-        datasets: Hub ids among the data, for the Hub's search.
-        languages: codes of the languages that it was trained for.
-        limits: more sentences on what it must not be used for, or cannot do.
         gguf: a .gguf file of the repository: its path there, for the command of llama.cpp.
         modelfile: the Modelfile of the repository: its path there, for the commands of Ollama.
         counseling: add a safety note, for a model trained on conversations about people's troubles.
@@ -83,20 +86,19 @@ def model_card(
             "There are no scores. Evaluate base and tuned model with evaluation.compare and pass "
             "scores={'exact_match': ...}.",
         )
-    licences.check_name(repo_id, licence)
+    check_name(repo_id, licence)
     relation, library = _KINDS[kind]
     name = repo_id.rpartition("/")[2]
     metadata = ModelCardData(
-        language=list(languages), license=licence, library_name=library, pipeline_tag="text-generation",
+        language=["vi", "en"], license=licence, library_name=library, pipeline_tag="text-generation",
         tags=["lora", "sft", *(["gguf"] if gguf and kind != "gguf" else [])],
-        datasets=list(datasets) or None,
         base_model=base if _HUB_ID.fullmatch(base) else None,
         base_model_relation=relation if _HUB_ID.fullmatch(base) else None,
         model_name=name, eval_results=_results(scores, dataset),
     )  # fmt: skip
     parts = [
         f"# {name}",
-        licences.BUILT_WITH if licences.is_llama(licence) else "",
+        BUILT_WITH if is_llama(licence) else "",
         _safety() if counseling else "",
         _origin(kind, base, base_revision),
         "## " + tr("Data"),
@@ -109,9 +111,9 @@ def model_card(
         _use(repo_id, kind, base, base_revision),
         _use_gguf(repo_id, gguf, modelfile) if gguf else "",
         "## " + tr("Limits"),
-        _list([*limits, *_limits()]),
+        _list(_limits()),
         "## " + tr("Licence"),
-        licences.terms(licence),
+        _terms(licence),
     ]
     body = "\n\n".join(part for part in parts if part)
     return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}\n")
@@ -130,11 +132,40 @@ def save(card: "ModelCard", folder: str | Path) -> list[Path]:
     readme = Path(folder) / "README.md"
     card.save(readme)
     licence = str(card.data.to_dict().get("license", ""))
-    if not licences.is_llama(licence):
+    if not is_llama(licence):
         return [readme]
-    notice = Path(folder) / licences.NOTICE_FILE
-    notice.write_text(licences.notice(licence) + "\n", encoding="utf-8")
+    notice = Path(folder) / NOTICE_FILE
+    notice.write_text(llama_notice(licence) + "\n", encoding="utf-8")
     return [readme, notice]
+
+
+def is_llama(licence: str) -> bool:
+    """Whether this is one of Meta's, by the Hub's identifier."""
+    return licence.startswith(_LLAMA)
+
+
+def llama_notice(licence: str) -> str:
+    """The sentence that the licence (1.b.iii) wants in a text file beside every copy."""
+    version = licence.removeprefix(_LLAMA)
+    return (
+        f"Llama {version} is licensed under the Llama {version} Community License, "
+        "Copyright © Meta Platforms, Inc. All Rights Reserved."
+    )
+
+
+def check_name(repo_id: str, licence: str) -> None:
+    """See that a model's name is one its base's licence allows.
+
+    Raises:
+        LessonError: a Llama licence, and a name that does not begin with "Llama" (1.b.i).
+    """
+    name = repo_id.rpartition("/")[2]
+    if is_llama(licence) and not name.startswith("Llama"):
+        raise LessonError(
+            "The licence {licence} (1.b.i) demands a model name that begins with 'Llama'; {name!r} does "
+            "not. Call it 'Llama-3.2-{name}', say.",
+            licence=licence, name=name,
+        )
 
 
 def _list(lines: Sequence[str]) -> str:
@@ -264,4 +295,16 @@ def _safety() -> str:
         "used to advise, to diagnose or to talk with people in distress. It may miss a crisis or write a "
         "wrong number. If you or somebody near you is in danger in Vietnam: call 115 (ambulance), 113 "
         "(police) or 111 (national child protection helpline), and tell somebody near you at once.",
+    )
+
+
+def _terms(licence: str) -> str:
+    """What a model card says of the licence, in the current language."""
+    if not is_llama(licence):
+        return tr("{licence}, as the base model.", licence=licence)
+    place = f"https://www.llama.com/{licence.replace('.', '_')}"
+    return f"{llama_notice(licence)}\n\n" + tr(
+        "Use and redistribution under Meta's [licence agreement]({place}/license) and [acceptable use "
+        "policy]({place}/use-policy).",
+        place=place,
     )

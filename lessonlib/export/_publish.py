@@ -1,22 +1,21 @@
 """Pushes a model to the Hugging Face Hub in one commit, and proves that what arrived is what was sent.
 
 Everything goes through huggingface_hub's own client; without a token the Hub is one on this machine
-(`_loopback`). What is refused beforehand is in `publish_checks`, what a card says in `model_card`.
+(`_hub`). What is refused beforehand is in `_publish_checks`, what a card says in `_model_card`.
 """
 
-import hashlib
-import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lessonlib.export._hub_login import hub_login
-from lessonlib.export._loopback import HubServer, on_this_machine, reachable
+from lessonlib.export._hub import TOKENS_PAGE
+from lessonlib.export._loopback import on_this_machine, reachable
 from lessonlib.export._publish_checks import Contents, check, listed
-from lessonlib.export._publish_errors import explained
-from lessonlib.runtime._detect import Runtime, headless, secret
+from lessonlib.export._saving import check_disk, sha256
+from lessonlib.models._hub_errors import chain, explained
+from lessonlib.runtime._detect import headless
 from lessonlib.runtime._language import LessonError, tr
 
 if TYPE_CHECKING:
@@ -25,85 +24,6 @@ if TYPE_CHECKING:
 
 
 _MADE_BY_THE_HUB = (".gitattributes",)
-
-
-class Hub:
-    """A Hub and an account on it: pass `endpoint` and `token` to `push`, `compare` and `HfApi`.
-
-    Attributes:
-        endpoint: its address; None for https://huggingface.co.
-        token: may write; hidden where a notebook would show it.
-        user: the account's name, the first part of a repository's.
-        rehearsal: whether it is on this machine and goes when it is closed.
-    """
-
-    def __init__(self, server: HubServer | None, token: str) -> None:
-        self._server = server
-        try:
-            login = hub_login(endpoint=server.url if server else None, token=token)
-        except BaseException:
-            self.close()
-            raise
-        self.endpoint, self.token, self.user = login.endpoint, login.token, login.user
-        self.rehearsal = server is not None
-
-    def reachable(self) -> AbstractContextManager[None]:
-        """For calls of huggingface_hub's own, which HF_HUB_OFFLINE=1 would stop: `with hub.reachable():`."""
-        return reachable(self.endpoint)
-
-    def close(self) -> None:
-        """End a Hub on this machine, and delete what was pushed to it."""
-        if self._server:
-            self._server.close()
-            self._server = None
-
-    def __enter__(self) -> "Hub":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def hub(runtime: Runtime, *, ask: bool = False) -> Hub:
-    """The Hub to publish to: the real one with the secret HF_TOKEN, else a rehearsal on this machine.
-
-    A lesson in rehearsal always takes the latter, so that no twin is ever published.
-
-    Args:
-        runtime: from `runtime.detect`.
-        ask: prompt for the token, hidden, where somebody can type and no secret is set.
-
-    Returns:
-        A `Hub`; `close` it at the end.
-
-    Raises:
-        LessonError: a token that the Hub refuses, or that may only read; see `_hub_login.hub_login`.
-    """
-    why = tr("rehearsal")
-    if runtime.profile != "rehearsal":
-        try:
-            token = secret("HF_TOKEN", ask=ask)
-        except LessonError:
-            why = tr("no HF_TOKEN")
-        else:
-            found = Hub(None, token)
-            print(f"Hub: huggingface.co/{found.user}")
-            return found
-    print(tr("Hub: on this machine ({why}), nothing is sent anywhere.", why=why))
-    return rehearsal_hub()
-
-
-def rehearsal_hub(user: str = "learner") -> Hub:
-    """A Hub on this machine with a made-up account and token; see `_loopback.HubServer`.
-
-    Args:
-        user: the account's name.
-
-    Returns:
-        A `Hub`, for `with` or until its `close`.
-    """
-    server = HubServer(user=user).start()
-    return Hub(server, server.token)
 
 
 def push(
@@ -146,9 +66,9 @@ def push(
     check(files, repo_id, private=private, secrets=(token,))
     size = sum(path.stat().st_size for path in files.values())
     if on_this_machine(endpoint):  # it keeps a copy among the temporary files
-        _check_room(tempfile.gettempdir(), size, repo_id)
+        check_disk(Path(tempfile.gettempdir()), size)
     api = HfApi(endpoint=endpoint, token=token)
-    with reachable(endpoint), explained(repo_id), _bars():
+    with reachable(endpoint), _explained(repo_id), _bars():
         _check_visibility(api, repo_id, private)
         api.create_repo(repo_id, private=private, exist_ok=True)
         parent = api.model_info(repo_id).sha
@@ -194,7 +114,7 @@ def compare(
     files = listed(contents)
     api = HfApi(endpoint=endpoint, token=token)
     rows = []
-    with reachable(endpoint), explained(repo_id), _bars():
+    with reachable(endpoint), _explained(repo_id), _bars():
         entries = list(api.list_repo_tree(repo_id, recursive=True, revision=revision))
         there = {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
         names = sorted((files.keys() | there.keys()) - {*_MADE_BY_THE_HUB} | files.keys())
@@ -203,7 +123,7 @@ def compare(
             arrived: tuple[int | None, str | None] = (None, None)
             if name in there:
                 arrived = _fetched(api, repo_id, name, revision, there[name])
-            sent = (here.stat().st_size, _sha256(here)) if here else (None, None)
+            sent = (here.stat().st_size, sha256(here)) if here else (None, None)
             rows.append((name, sent[0], *arrived, sent == arrived))
     frame = pd.DataFrame(rows, columns=["file", "bytes", "arrived", "sha256", "same"])
     return frame.astype({"bytes": "Int64", "arrived": "Int64"})
@@ -227,24 +147,70 @@ def _check_visibility(api: "HfApi", repo_id: str, private: bool) -> None:
 def _fetched(api: "HfApi", repo_id: str, name: str, revision: str, size: int) -> tuple[int, str]:
     """Size and digest of one file, downloaded into a folder of its own that goes at once."""
     with tempfile.TemporaryDirectory(prefix="arrived_") as folder:
-        _check_room(folder, size, name)
+        check_disk(Path(folder), size)
         path = Path(api.hf_hub_download(repo_id, name, revision=revision, local_dir=folder))
-        return path.stat().st_size, _sha256(path)
+        return path.stat().st_size, sha256(path)
 
 
-def _check_room(folder: str, size: int, what: str) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < size:
-        raise LessonError(
-            "There is no room for a copy of {what}: {size:.2f} GB are needed in {folder}, {free:.2f} GB are "
-            "free. Delete something, or point TMPDIR to another disk before you start Jupyter.",
-            what=what, size=size / 1000000000.0, folder=folder, free=free / 1000000000.0,
+@contextmanager
+def _explained(repo_id: str) -> Iterator[None]:
+    """Turns what the Hub's client raises inside the block into a LessonError, where the cure is known."""
+    try:
+        yield
+    except LessonError:
+        raise
+    except Exception as problem:
+        known = _refused(problem, repo_id) or explained(problem, repo_id)
+        if known is None:
+            raise
+        raise known from problem
+
+
+def _refused(problem: Exception, repo_id: str) -> LessonError | None:
+    """What means another thing than in a download of a model, which `models` explains."""
+    import httpx
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    causes = chain(problem)
+    if any(isinstance(it, RevisionNotFoundError) for it in causes):
+        return LessonError("{repo_id} has no such commit. Pass revision=push(...).oid.", repo_id=repo_id)
+    alike = (RepositoryNotFoundError, OfflineModeIsEnabled, httpx.ConnectError, httpx.ConnectTimeout)
+    if any(isinstance(it, alike) for it in causes):
+        return None
+    status = next((it.response.status_code for it in causes if isinstance(it, HfHubHTTPError)), None)
+    if status in (401, 403):
+        owner = repo_id.partition("/")[0]
+        return LessonError(
+            "The Hub does not let this token at {repo_id} (error {status}). Visit {tokens_page} and create "
+            "a token of the type Write for the account {owner}, or put your own account's name first.",
+            repo_id=repo_id, status=status, tokens_page=TOKENS_PAGE, owner=owner,
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    if status == 412:
+        return LessonError(
+            "Somebody made a commit to {repo_id} meanwhile. Look at the repository, then run this cell "
+            "again.",
+            repo_id=repo_id,
+        )
+    if status is not None:
+        return LessonError(
+            "The Hub answered with error {status} for {repo_id}: {causes}. The repository is as it was. If "
+            "it is temporary (5xx, 429), wait some minutes and run this cell again (see "
+            "https://status.huggingface.co).",
+            status=status, repo_id=repo_id, causes=causes[0],
+        )
+    if any(isinstance(it, httpx.TransportError) for it in causes):
+        return LessonError(
+            "The connection broke off while at {repo_id}, and so did the retries. Nothing is half there: a "
+            "commit is whole or not made. Run this cell again: large files that have arrived are not sent "
+            "twice.",
+            repo_id=repo_id,
+        )
+    return None
 
 
 @contextmanager

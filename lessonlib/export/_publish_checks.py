@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lessonlib.export import _licences as licences
+from lessonlib.export._model_card import BUILT_WITH, NOTICE_FILE, check_name, is_llama, llama_notice
 from lessonlib.export._saving import MARKER
 from lessonlib.runtime._language import LessonError
 
@@ -75,8 +75,8 @@ def check(files: Mapping[str, Path], repo_id: str, *, private: bool, secrets: tu
         _check_pickle(name, path)
         _check_tokens(name, path, known | set(secrets))
     licence = _check_card(files)
-    licences.check_name(repo_id, licence)
-    if licences.is_llama(licence):
+    check_name(repo_id, licence)
+    if is_llama(licence):
         _check_llama(files, licence, private)
 
 
@@ -188,11 +188,11 @@ def _metadata(card: str) -> dict[str, Any]:
 
 def _check_llama(files: Mapping[str, Path], licence: str, private: bool) -> None:
     written = files[_CARD].read_text(encoding="utf-8")
-    missing = [] if licences.BUILT_WITH in written else [f"'{licences.BUILT_WITH}' (README.md)"]
+    missing = [] if BUILT_WITH in written else [f"'{BUILT_WITH}' (README.md)"]
     if not private:
-        notice = files.get(licences.NOTICE_FILE)
-        if notice is None or licences.notice(licence) not in notice.read_text(encoding="utf-8"):
-            missing.append(licences.NOTICE_FILE)
+        notice = files.get(NOTICE_FILE)
+        if notice is None or llama_notice(licence) not in notice.read_text(encoding="utf-8"):
+            missing.append(NOTICE_FILE)
         if not any(name.upper().startswith("LICENSE") for name in files):
             missing.append("LICENSE.txt")
     if missing:

@@ -4,6 +4,7 @@ It knows nothing of training. Every export is first written whole into a hidden 
 then renamed, so that whatever goes wrong the old export stays and nothing half-written is left.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lessonlib.evaluation._answers import stop_ids
-from lessonlib.lora._rows import saved_embeddings, trained_rows
+from lessonlib.lora._config import saved_embeddings, trained_rows
 from lessonlib.runtime._language import LessonError
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ def save_adapter(
     model: "PeftModel",
     tokenizer: "PreTrainedTokenizerBase",
     folder: str | os.PathLike,
-    *,
-    allow_no_effect: bool = False,
 ) -> Path:
     """Save the adapter alone: adapter_model.safetensors, its configuration and the tokenizer.
 
@@ -46,7 +45,6 @@ def save_adapter(
         model: a PeftModel; it is not changed.
         tokenizer: the tokenizer it was trained with.
         folder: where to; an earlier adapter export there is replaced.
-        allow_no_effect: also save an adapter that changes nothing, as one is before training.
 
     Returns:
         The folder.
@@ -55,7 +53,7 @@ def save_adapter(
         LessonError: no PeftModel; NaN in the adapter; an adapter without effect; not enough disk; a folder
             that holds something else.
     """
-    _check_adapter(model, allow_no_effect=allow_no_effect)
+    _check_adapter(model)
     about = _about(model, "adapter")
     size = sum(weight.nbytes for weight in _trained(model).values())
     with replacing(Path(folder), "adapter", size) as staging:
@@ -107,7 +105,7 @@ def merge(
     """
     import torch
 
-    _check_adapter(model, allow_no_effect=False)
+    _check_adapter(model)
     base: Any = model.get_base_model()
     four_bit = getattr(base, "is_loaded_in_4bit", False)
     if getattr(base.config, "quantization_config", None) is not None and not four_bit:
@@ -203,7 +201,7 @@ def _make_ready(merged: Any, tokenizer: "PreTrainedTokenizerBase", stops: int | 
     merged.generation_config = GenerationConfig(**ids)
 
 
-def _check_adapter(model: Any, *, allow_no_effect: bool) -> None:
+def _check_adapter(model: Any) -> None:
     import torch
     from peft import PeftModel
 
@@ -224,7 +222,7 @@ def _check_adapter(model: Any, *, allow_no_effect: bool) -> None:
     settings: Any = model.active_peft_config  # other methods than LoRA lack these fields
     trains_more = bool(getattr(settings, "modules_to_save", None)) or _rows_have_moved(model)
     outer = [weight for name, weight in adapter.items() if "lora_B" in name or "lora_embedding_B" in name]
-    if outer and not trains_more and not allow_no_effect and not any(weight.any() for weight in outer):
+    if outer and not trains_more and not any(weight.any() for weight in outer):
         raise LessonError(
             "The adapter has no effect: every B matrix is zero, as before training. Check that "
             "trainer.train() ran to its end and that it is trainer.model that you save.",
@@ -263,6 +261,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes JSON that is the same for the same content."""
     written = json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
     path.write_text(written, encoding="utf-8")
+
+
+def sha256(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 @contextmanager
@@ -316,6 +320,7 @@ def check_disk(parent: Path, needed: int) -> None:
     if free < needed:
         raise LessonError(
             "The disk is too full: {needed:.2f} GB are needed in {parent}, {free:.2f} GB are free. Delete "
-            "old checkpoints, or choose a folder on another disk.",
+            "old checkpoints, or choose a folder on another disk (for temporary files: point TMPDIR there "
+            "before you start Jupyter).",
             needed=needed / 1000000000.0, parent=parent, free=free / 1000000000.0,
         )

@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -141,18 +141,25 @@ class LoraLayer(nn.Module):
     # torch calls these two for each layer when a model above it saves or loads.
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        if self.merged:
-            refuse_merged(prefix.rstrip("."))
+        self._refuse_merged(prefix)
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        if self.merged:
-            refuse_merged(prefix.rstrip("."))
+        self._refuse_merged(prefix)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
+    def _refuse_merged(self, prefix: str) -> None:
+        """Refuses to save W + delta as if it were W, or to load over it."""
+        if self.merged:
+            raise LessonError(
+                "The LoRA layer {where!r} is merged: its weight is W + delta now, so a state dict saved or "
+                "loaded at this point would count LoRA twice, or lose it. Call unmerge() on every layer "
+                "first.",
+                where=prefix.rstrip(".") or "model",
+            )
+
     def extra_repr(self) -> str:
-        shown = f"r={self.r}, lora_alpha={self.lora_alpha}, merged={self.merged}"
-        return f"{super().extra_repr()}, {shown}"
+        return f"{super().extra_repr()}, r={self.r}, lora_alpha={self.lora_alpha}, merged={self.merged}"
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
@@ -171,13 +178,3 @@ def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
             name=type(model).__name__,
         )
     return found
-
-
-def refuse_merged(path: str) -> NoReturn:
-    """For what would save W + delta as if it were W, or load over it."""
-    where = path or "model"
-    raise LessonError(
-        "The LoRA layer {where!r} is merged: its weight is W + delta now, so a state dict saved or loaded "
-        "at this point would count LoRA twice, or lose it. Call unmerge() on every layer first.",
-        where=where,
-    )

@@ -7,26 +7,31 @@ writes that out by hand; what stands here is for peft.
 Which layers there are is read off the model, not looked up by name: every linear layer inside the decoder
 blocks. The output head and the embeddings are never among them. This module does not know what a rank or a
 rate is good for. What adapts the model is `peft.get_peft_model`, or Unsloth's function around it (`attach`).
+
+Of the embedding, rows of new tokens can be trained beside LoRA, and no others. peft
+(`trainable_token_indices`) keeps these rows apart and puts them into a copy of the matrix at each forward
+pass. So the adapter on disk stays small; the copy and, in the backward pass, a gradient of the whole matrix
+still take memory: for Gemma 2 2B in 16 bits 1.2 GB each.
 """
 
+import copy
 import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lessonlib.lora._rows import ready_for_training, token_rows, trained_rows
 from lessonlib.runtime import _unsloth as unsloth_backend
 from lessonlib.runtime._detect import Runtime
 from lessonlib.runtime._language import LessonError, tr
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
     from peft import LoraConfig, PeftModel
     from torch import nn
     from transformers import PreTrainedModel
 
-
-_SEED = 3407  # Unsloth's default
 
 
 def lora_config(
@@ -67,27 +72,24 @@ def lora_config(
     from peft import LoraConfig
 
     check_numbers(r, alpha, dropout)
-    linears = block_linears(model)
-    if any(map(has_lora, linears.values())):
-        raise _already_adapted()
-    rows = None if new_tokens is None else token_rows(model, list(new_tokens))
+    linears = _plain_linears(model)
+    rows = None if new_tokens is None else _token_rows(model, list(new_tokens))
     paths = list(linears)
     chosen = target_names(targets, paths, "targets")
-    _warn_of(_ends([path for path in paths if not any(is_target(path, name) for name in chosen)]))
+    if left_out := _ends([path for path in paths if not any(is_target(path, name) for name in chosen)]):
+        warning = tr(
+            "LoRA will not reach these layers: {left_out}. Unless you mean it, use targets='all'.",
+            left_out=", ".join(left_out),
+        )
+        warnings.warn(warning, stacklevel=2)
     return LoraConfig(
-        r=r,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules=chosen,
-        bias="none",
-        task_type="CAUSAL_LM",
-        fan_in_fan_out=_is_conv1d(linears[paths[0]]),
-        trainable_token_indices=rows,
-    )
+        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=chosen, bias="none",
+        task_type="CAUSAL_LM", fan_in_fan_out=_is_conv1d(linears[paths[0]]), trainable_token_indices=rows,
+    )  # fmt: skip
 
 
 def attach(
-    model: "PreTrainedModel", config: "LoraConfig", runtime: Runtime, *, seed: int = _SEED
+    model: "PreTrainedModel", config: "LoraConfig", runtime: Runtime, *, seed: int = 3407
 ) -> "PeftModel":
     """Put LoRA on a base model, with the runtime's backend: `peft.get_peft_model` or Unsloth's.
 
@@ -98,7 +100,7 @@ def attach(
         model: from `models.load`, with the same runtime.
         config: from `lora_config`.
         runtime: from `runtime.detect`; its backend decides.
-        seed: for A. torch's global random generator is set to it.
+        seed: for A; by default Unsloth's own. torch's global random generator is set to it.
 
     Returns:
         The PeftModel. Where it trains rows of the embedding, its `save_pretrained` (and so each checkpoint)
@@ -113,14 +115,13 @@ def attach(
     import torch
     from peft import get_peft_model
 
-    if any(map(has_lora, block_linears(model).values())):
-        raise _already_adapted()
+    _plain_linears(model)
     if runtime.backend == "unsloth":
         return unsloth_backend.attach(model, config, device=runtime.device, seed=seed)
     torch.manual_seed(seed)
     tuned: Any = get_peft_model(model, config)
     if config.trainable_token_indices is not None:
-        ready_for_training(tuned, config)
+        _ready_for_training(tuned, config)
     return tuned
 
 
@@ -152,14 +153,10 @@ def adapted(model: "PeftModel") -> "pd.DataFrame":
     groups: dict[tuple[str, str, int], list[int]] = {}  # kind of layer -> LoRA parameters of each
     for path, linear in linears.items():
         rank = count = 0
-        base = linear
         if has_lora(linear):
-            rank, base = sum(linear.r.values()), linear.get_base_layer()
-            count = sum(
-                parameter.numel() for name, parameter in linear.named_parameters()
-                if name.startswith(("lora_A.", "lora_B."))
-            )
-        groups.setdefault((_end(path), "{} -> {}".format(*features(base)), rank), []).append(count)
+            rank = sum(linear.r.values())
+            count = sum(weight.numel() for ab in (linear.lora_A, linear.lora_B) for weight in ab.parameters())
+        groups.setdefault((_end(path), "{} -> {}".format(*features(linear)), rank), []).append(count)
     rows = [(name, len(counts), shape, rank, sum(counts)) for (name, shape, rank), counts in groups.items()]
     reached = [row for row in rows if row[3]]
     rows += [
@@ -176,15 +173,10 @@ def adapted(model: "PeftModel") -> "pd.DataFrame":
 
 
 def block_linears(model: "nn.Module") -> dict[str, Any]:
-    """Path -> linear layer (or the LoRA layer around it), for all those inside the decoder blocks.
-
-    transformers keeps its blocks in an nn.ModuleList (BLOOM's `transformer.h`, Llama's `model.layers`), and
-    keeps the embeddings and the output head out of it.
-    """
+    """Path -> linear layer (or the LoRA layer around it), for all those inside the decoder blocks."""
     from torch import nn
 
-    lists = tuple(f"{path}." for path, module in model.named_modules() if isinstance(module, nn.ModuleList))
-    inside = {path: module for path, module in model.named_modules() if path.startswith(lists)}
+    inside = inside_blocks(model)
     wrapped = tuple(f"{path}." for path, module in inside.items() if has_lora(module))
     found = {
         path: module for path, module in inside.items()
@@ -196,6 +188,28 @@ def block_linears(model: "nn.Module") -> dict[str, Any]:
             "There are no linear layers in decoder blocks of {name}.", name=type(model).__name__,
         )
     return found
+
+
+def inside_blocks(model: "nn.Module") -> dict[str, Any]:
+    """Path -> module, for all those inside the decoder blocks.
+
+    transformers keeps its blocks in an nn.ModuleList (BLOOM's `transformer.h`, Llama's `model.layers`), and
+    keeps the embeddings and the output head out of it.
+    """
+    from torch import nn
+
+    lists = tuple(f"{path}." for path, module in model.named_modules() if isinstance(module, nn.ModuleList))
+    return {path: module for path, module in model.named_modules() if path.startswith(lists)}
+
+
+def _plain_linears(model: "nn.Module") -> dict[str, Any]:
+    """`block_linears` of a model that has no adapters yet."""
+    linears = block_linears(model)
+    if any(map(has_lora, linears.values())):
+        raise LessonError(
+            "This model has LoRA adapters already. Use the base model, or model.unload() to take them off.",
+        )
+    return linears
 
 
 def has_lora(module: "nn.Module") -> bool:
@@ -213,7 +227,9 @@ def _is_conv1d(module: "nn.Module") -> bool:
 
 
 def features(linear: Any) -> tuple[int, int]:
-    """(in, out) of a linear layer; its weight may be packed or transposed."""
+    """(in, out) of a linear layer, which may have LoRA; its weight may be packed or transposed."""
+    if has_lora(linear):
+        linear = linear.get_base_layer()
     return (linear.nx, linear.nf) if _is_conv1d(linear) else (linear.in_features, linear.out_features)
 
 
@@ -262,30 +278,83 @@ def _refuse(name: str, names: list[str]) -> None:
     )
 
 
-def _already_adapted() -> LessonError:
-    return LessonError(
-        "This model has LoRA adapters already. Use the base model, or model.unload() to take them off.",
-    )
-
-
-def _warn_of(left_out: list[str]) -> None:
-    if not left_out:
-        return
-    warnings.warn(
-        tr(
-            "LoRA will not reach these layers: {left_out}. Unless you mean it, use targets='all'.",
-            left_out=", ".join(left_out),
-        ),
-        stacklevel=3,
-    )
-
-
 def check_numbers(r: int, alpha: float, dropout: float) -> None:
     """Refuses a rank below 1, an alpha that is not above 0, a dropout outside [0, 1): with a LessonError."""
-    wrong = [
-        (f"r={r!r}", "r >= 1") if not (isinstance(r, int) and r >= 1) else None,
-        (f"alpha={alpha!r}", "alpha > 0") if not alpha > 0 else None,
-        (f"dropout={dropout!r}", "0 <= dropout < 1") if not 0 <= dropout < 1 else None,
-    ]
-    for given, rule in filter(None, wrong):
-        raise LessonError("{given} will not do: use {rule}.", given=given, rule=rule)
+    for given, rule, holds in (
+        (f"r={r!r}", "r >= 1", isinstance(r, int) and r >= 1),
+        (f"alpha={alpha!r}", "alpha > 0", alpha > 0),
+        (f"dropout={dropout!r}", "0 <= dropout < 1", 0 <= dropout < 1),
+    ):
+        if not holds:
+            raise LessonError("{given} will not do: use {rule}.", given=given, rule=rule)
+
+
+def empty_copy(model: "PreTrainedModel", dtype: "str | torch.dtype") -> Any:
+    """The same architecture on the meta device: shapes without numbers, unquantised and in this dtype."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    settings: Any = copy.deepcopy(model.config)
+    vars(settings).pop("quantization_config", None)
+    settings._name_or_path = ""  # else peft looks the base up, to see whether its vocabulary has grown
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(settings, dtype=dtype)
+
+
+def with_adapters(empty: Any, config: "LoraConfig") -> Any:
+    """An empty copy with the adapters on it, on the meta device too, where nothing random is drawn."""
+    import torch
+    from peft import get_peft_model
+
+    config = copy.deepcopy(config)
+    config.base_model_name_or_path = None  # peft warns where a config was used on another model before
+    with torch.device("meta"):
+        return get_peft_model(empty, config)
+
+
+def _token_rows(model: Any, ids: list[int]) -> list[int] | dict[str, list[int]]:
+    """What peft calls trainable_token_indices: of the embedding, which a tied head shares, or of both."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    rows = embedding.weight.shape[0]
+    wrong = [row for row in ids if not 0 <= row < rows]
+    if wrong or not ids or len(set(ids)) < len(ids):
+        raise LessonError(
+            "new_tokens={ids} will not do: it takes different ids from 0 to {rows}, as lora.add_tokens "
+            "gives them. Call lora.add_tokens on this very model first.",
+            ids=ids, rows=rows - 1,
+        )
+    if head is None or head.weight is embedding.weight:
+        return ids
+    names = {id(module): path.rsplit(".", 1)[-1] for path, module in model.named_modules()}
+    return {names[id(embedding)]: ids, names[id(head)]: ids}
+
+
+def trained_rows(model: "nn.Module") -> dict[str, Any]:
+    """Path of an embedding or head -> the rows of it that the active adapter trains, shape (rows, hidden)."""
+    from peft.utils.other import TrainableTokensWrapper
+
+    return {
+        path: module.token_adapter.trainable_tokens_delta[name]
+        for path, module in model.named_modules()
+        if isinstance(module, TrainableTokensWrapper) and not module.token_adapter.tied_adapter
+        for name in module.token_adapter.active_adapters
+    }
+
+
+def saved_embeddings(config: "LoraConfig") -> Any:
+    """peft's `save_embedding_layers`: False where single rows are trained and saved, else its own "auto"."""
+    return "auto" if getattr(config, "trainable_token_indices", None) is None else False
+
+
+def _ready_for_training(tuned: Any, config: "LoraConfig") -> None:
+    """What transformers' and trl's trainers take for granted, where rows of the embedding are trained."""
+    from peft.utils.other import TrainableTokensWrapper
+
+    # The Trainer calls it without arguments. What an object holds is found before its class's method.
+    vars(tuned)["save_pretrained"] = partial(
+        tuned.save_pretrained, save_embedding_layers=saved_embeddings(config)
+    )
+    # trl's loss asks the output head for its bias, and peft's wrapper around it knows only the weight.
+    head = tuned.get_base_model().get_output_embeddings()
+    if isinstance(head, TrainableTokensWrapper) and head.original_module.bias is None:
+        vars(head)["bias"] = None

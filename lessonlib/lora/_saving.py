@@ -7,13 +7,12 @@ on. `load` does both steps after comparing every name, every shape and every bas
 """
 
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Set
 
 import torch
 from torch import Tensor, nn
 
-from lessonlib.lora._base import LoraLayer, lora_layers, refuse_merged
+from lessonlib.lora._base import LoraLayer, lora_layers
 from lessonlib.runtime._language import LessonError, Translated, joined, tr
 
 _BIASES = ("none", "lora_only", "all")
@@ -39,16 +38,15 @@ def lora_state_dict(model: nn.Module, bias: str = "none") -> dict[str, Tensor]:
     """
     layers = lora_layers(model)
     check_bias(bias)
+    own = model.state_dict(keep_vars=True)  # refuses a merged layer
     state: dict[str, Tensor] = {}
     for path, layer in layers.items():
-        if layer.merged:
-            refuse_merged(path)
-        state[key(path, "lora_A")], state[key(path, "lora_B")] = layer.lora_A, layer.lora_B
+        state |= {name: own[name] for name in (key(path, "lora_A"), key(path, "lora_B"))}
         state[key(path, "lora_base")] = fingerprint(layer.weight)
         state[key(path, "lora_scaling")] = torch.tensor(layer.scaling, dtype=torch.float64)
-    own = {key(path, "bias") for path in layers}
+    of_layers = {key(path, "bias") for path in layers}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        if is_bias(name) and (bias == "all" or bias == "lora_only" and name in own):
+        if is_bias(name) and (bias == "all" or bias == "lora_only" and name in of_layers):
             state[name] = parameter
     return {name: tensor.detach().clone() for name, tensor in state.items()}
 
@@ -78,17 +76,14 @@ def load(
         LessonError: for all of the above, naming the keys or the layer; and for a merged layer.
     """
     layers = lora_layers(model)
-    for path, layer in layers.items():
-        if layer.merged:
-            refuse_merged(path)
-    own = model.state_dict(keep_vars=True)
+    own = model.state_dict(keep_vars=True)  # refuses a merged layer
     adapters = {key(path, name) for path in layers for name in ("lora_A", "lora_B")}
     if base is not None:
-        _check_keys("base", base, own, needed=[name for name in own if name not in adapters], allowed=set())
+        _check_keys("base", base, own, [name for name in own if name not in adapters])
     if lora is not None:
         notes = {key(path, name) for path in layers for name in ("lora_base", "lora_scaling")}
         biases = {name for name in own if is_bias(name)}
-        _check_keys("lora", lora, own, needed=sorted(adapters), allowed=biases | notes)
+        _check_keys("lora", lora, own, sorted(adapters), biases | notes)
         _check_scaling(layers, lora)
     # A shared weight may be given under its other name.
     weights = {id(own[name]): tensor for name, tensor in (base or {}).items()}
@@ -146,23 +141,22 @@ def check_bias(bias: str) -> None:
 
 
 def _check_keys(
-    which: str, given: Mapping[str, Tensor], own: Mapping[str, Tensor], *, needed: list[str],
-    allowed: set[str],
+    which: str, given: Mapping[str, Tensor], own: Mapping[str, Tensor], needed: list[str],
+    allowed: Set[str] = frozenset(),
 ) -> None:  # fmt: skip
     """Refuses names and shapes other than the model's; one name of a shared tensor is enough."""
     there = {id(own[name]) for name in needed if name in given}
     known = {*needed, *allowed}
-    missing = [name for name in needed if name not in given and id(own[name]) not in there]
-    unexpected = [name for name in given if name not in known]
-    other = [
+    found = []
+    if missing := [name for name in needed if name not in given and id(own[name]) not in there]:
+        found.append(Translated("missing: {names}", names=_first(missing)))
+    if unexpected := [name for name in given if name not in known]:
+        found.append(Translated("unexpected: {names}", names=_first(unexpected)))
+    if other := [
         f"{name} {tuple(given[name].shape)}, model {tuple(own[name].shape)}"
         for name in given if name in known and name in own and given[name].shape != own[name].shape
-    ]
-    found = [
-        *([Translated("missing: {names}", names=_first(missing))] if missing else []),
-        *([Translated("unexpected: {names}", names=_first(unexpected))] if unexpected else []),
-        *([Translated("of another shape: {names}", names=_first(other))] if other else []),
-    ]
+    ]:
+        found.append(Translated("of another shape: {names}", names=_first(other)))
     if found:
         raise LessonError(
             "The state dict {which!r} does not fit the model: {found}. Nothing was loaded. Look at the file, "
@@ -174,13 +168,13 @@ def _check_keys(
 
 def _check_scaling(layers: Mapping[str, LoraLayer], lora: Mapping[str, Tensor]) -> None:
     for path, layer in layers.items():
-        trained = lora.get(key(path, "lora_scaling"))
-        if trained is not None and abs(float(trained) - layer.scaling) > 1e-3 * layer.scaling:
+        trained = float(lora.get(key(path, "lora_scaling"), layer.scaling))
+        if abs(trained - layer.scaling) > 1e-3 * layer.scaling:
             raise LessonError(
                 "The adapter of layer {path!r} was trained with alpha / r = {trained:g}, but this layer has "
                 "{lora_alpha:g} / {r} = {scaling:g}. Make the layer with lora_alpha={trained2:g}.",
-                path=path, trained=float(trained), lora_alpha=layer.lora_alpha, r=layer.r,
-                scaling=layer.scaling, trained2=float(trained) * layer.r,
+                path=path, trained=trained, lora_alpha=layer.lora_alpha, r=layer.r,
+                scaling=layer.scaling, trained2=trained * layer.r,
             )
 
 
@@ -211,15 +205,13 @@ def _check_bases(
                 path=path,
             )
     if unknown:
-        warnings.warn(
-            tr(
-                "The LoRA state dict has no fingerprint for {count} layers ({unknown}), so whether the "
-                "adapter belongs to this base was not checked.",
-                count=len(unknown), unknown=_first(unknown),
-            ),
-            stacklevel=3,
+        warning = tr(
+            "The LoRA state dict has no fingerprint for {count} layers ({unknown}), so whether the "
+            "adapter belongs to this base was not checked.",
+            count=len(unknown), unknown=_first(unknown),
         )
+        warnings.warn(warning, stacklevel=3)
 
 
-def _first(names: list[Any], most: int = 3) -> str:
-    return ", ".join(map(str, names[:most])) + (f", ... ({len(names)})" if len(names) > most else "")
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")

@@ -13,12 +13,13 @@ the other rows alone. Whoever loads such an adapter later adds the same tokens t
 """
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from lessonlib.lora._rows import saved_embeddings
+from lessonlib.lora._config import empty_copy, saved_embeddings, with_adapters
 from lessonlib.runtime._language import LessonError, tr
 
 if TYPE_CHECKING:
@@ -30,28 +31,17 @@ if TYPE_CHECKING:
 _TAG = re.compile(r"<(/?)([A-Za-z][\w-]*)>")
 _ALIKE = 0.9  # difflib's ratio: one letter left out of "tool_response" gives 0.96, "tool" beside "tools" 0.89
 
-Start = Literal["pieces", "mean", "random"]
-
-
 def add(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    tokens: Sequence[str],
-    *,
-    described: Mapping[str, str] | None = None,
-    start: Start = "pieces",
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[str]
 ) -> list[int]:
     """Add tokens to a tokenizer and to a model, in place, each with a sensible first row.
 
     The new row is the mean of the rows of the pieces that the token's text was cut into until now. At the
     start the model so reads the token much like its pieces, and gives it about their mean logit.
-    Two other ways are there to compare with:
-    - "mean", the mean of all rows: Hewitt, "Initializing New Word Embeddings for Pretrained Language Models"
-      (2021), shows that the new token then takes at most about its share of the probability, so that the
-      answers change little. transformers' `mean_resizing` draws around this mean, with a tiny spread.
-    - "random", small numbers around 0, as in a fresh model. Their logit is about 0. Where the others lie
-      far below that, the new token takes over much of the probability of every answer; elsewhere it is
-      harmless, or even a head start. That differs from model to model: measure it, on ordinary text too.
+    Another common start is the mean of all rows: Hewitt, "Initializing New Word Embeddings for Pretrained
+    Language Models" (2021), shows that the new token then takes at most about its share of the probability,
+    so that the answers change little. Numbers around 0, as in a fresh model, give a logit of about 0. Where
+    the others lie far below that, the new token takes over much of the probability of every answer.
 
     The embeddings grow only if they have too few rows; some models (Phi-3) have more rows than their
     tokenizer has tokens. Tokens that are there already are reported in a line and keep their rows, so a
@@ -62,37 +52,40 @@ def add(
         tokenizer: its tokenizer, or the one that was saved with an adapter and knows the tokens.
         tokens: what to add, such as ["<tool_call>", "</tool_call>"]. They are added with special=False
             (`skip_special_tokens` must not drop what a program is to read) and normalized=False.
-        described: for some of them, a text whose pieces to use in place of the token's own.
-        start: the first row: "pieces", "mean" or "random" (torch's global generator).
 
     Returns:
         Their ids, in the order of `tokens`, for `lora.lora_config(model, new_tokens=ids)`.
 
     Raises:
         LessonError: no tokens; a tag without its partner (`<x>` without `</x>`); a name that differs from
-            another token's in a letter or so; a description of something else; an unknown `start`; a model
-            that has adapters already.
+            another token's in a letter or so; a model that has adapters already.
     """
-    _check_model(model)
+    from peft import PeftModel
+    from transformers import AddedToken
+
+    if isinstance(model, PeftModel):
+        raise LessonError(
+            "This model has adapters already, and its embeddings can no longer grow. Call "
+            "lora.add_tokens on the base model, then lora.attach or PeftModel.from_pretrained.",
+        )
     wanted = list(dict.fromkeys(tokens))
     vocabulary = tokenizer.get_vocab()
     new = [token for token in wanted if token not in vocabulary]
-    _check_tokens(wanted, new, described or {}, start, vocabulary, [*tokenizer.get_added_vocab()])
+    _check_tokens(wanted, new, vocabulary, [*tokenizer.get_added_vocab()])
     known = [token for token in wanted if token in vocabulary]
     if known:
-        names = ", ".join(known)
-        print(tr("There already, left alone: {names}.", names=names))
-    _register(tokenizer, new)
+        print(tr("There already, left alone: {names}.", names=", ".join(known)))
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in new])
     ids: list[int] = tokenizer.convert_tokens_to_ids(wanted)  # type: ignore[assignment]
-    table: Any = model.get_input_embeddings().weight
-    rows: int = table.shape[0]
+    embedding: Any = model.get_input_embeddings()
+    rows: int = embedding.weight.shape[0]
     if max(ids) >= rows:
         model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
     sources: dict[int, list[int]] = dict.fromkeys(range(rows, max(ids) + 1), [])
     for token, row in zip(wanted, ids, strict=True):
         if token in new or row >= rows:
-            sources[row] = _pieces(tokenizer, (described or {}).get(token, token))
-    _fill(model, sources, rows, start)
+            sources[row] = _pieces(tokenizer, token)
+    _fill(model, sources, rows)
     return [ids[wanted.index(token)] for token in tokens]
 
 
@@ -131,32 +124,17 @@ def adapter_size(
         trainable (numbers that the optimiser changes), and in bytes: lora (A and B), token_rows
         (trainable_token_indices), embeddings (whole matrices), total.
     """
-    from copy import deepcopy
-    from warnings import catch_warnings, simplefilter
+    from peft import get_peft_model_state_dict
 
-    import torch
-    from peft import get_peft_model, get_peft_model_state_dict
-    from transformers import AutoModelForCausalLM
-
-    settings: Any = deepcopy(model.config)
-    vars(settings).pop("quantization_config", None)
-    settings._name_or_path = ""  # else peft looks the base up, to see whether its vocabulary has grown
-    with torch.device("meta"), catch_warnings():
-        simplefilter("ignore")  # peft says that it will save the embeddings: that is what is counted here
-        base = AutoModelForCausalLM.from_config(settings, dtype=dtype or model.dtype)
-        tuned: Any = get_peft_model(base, deepcopy(config))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft says that it will save the embeddings: they are counted here
+        tuned = with_adapters(empty_copy(model, dtype or model.dtype), config)
         saved = get_peft_model_state_dict(tuned, save_embedding_layers=saved_embeddings(config))
     size = {"trainable": tuned.get_nb_trainable_parameters()[0], "lora": 0, "token_rows": 0, "embeddings": 0}
     for name, weight in saved.items():
         kind = "lora" if "lora_" in name else "token_rows" if "trainable_tokens" in name else "embeddings"
         size[kind] += weight.nbytes
     return size | {"total": size["lora"] + size["token_rows"] + size["embeddings"]}
-
-
-def _register(tokenizer: "PreTrainedTokenizerBase", tokens: list[str]) -> None:
-    from transformers import AddedToken
-
-    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in tokens])
 
 
 def _pieces(tokenizer: Any, written: str) -> list[int]:
@@ -168,68 +146,37 @@ def _pieces(tokenizer: Any, written: str) -> list[int]:
     return [piece.id for part in parts for piece in core.model.tokenize(part)]
 
 
-def _fill(model: Any, sources: Mapping[int, list[int]], rows: int, start: Start) -> None:
+def _fill(model: Any, sources: Mapping[int, list[int]], rows: int) -> None:
     """Write new rows into the input embedding, and into the head where that is another matrix.
 
     Args:
         sources: new row -> the rows whose mean it takes; none: the mean of all.
         rows: how many rows there were: those after them have not been trained.
     """
-    import torch
-
-    if not sources:
-        return
     layers = (model.get_input_embeddings(), model.get_output_embeddings())
     matrices = {id(layer.weight): layer.weight for layer in layers if layer is not None}
     for weight in matrices.values():  # (vocabulary, hidden), one matrix where the head is tied
         old = weight.data[:rows]
-        middle = old.float().mean(dim=0)
         for row, pieces in sources.items():
-            if start == "random":
-                spread = getattr(model.config, "initializer_range", 0.02)
-                value = torch.empty_like(middle).normal_(std=spread)
-            elif start == "pieces" and pieces:
-                value = old[pieces].float().mean(dim=0)
-            else:
-                value = middle
-            weight.data[row] = value.to(weight.dtype)
-
-
-def _check_model(model: Any) -> None:
-    from peft import PeftModel
-
-    if isinstance(model, PeftModel):
-        raise LessonError(
-            "This model has adapters already, and its embeddings can no longer grow. Call "
-            "lora.add_tokens on the base model, then lora.attach or PeftModel.from_pretrained.",
-        )
+            weight.data[row] = (old[pieces] if pieces else old).float().mean(dim=0).to(weight.dtype)
 
 
 def _check_tokens(
-    wanted: list[str],
-    new: list[str],
-    described: Mapping[str, str],
-    start: str,
-    vocabulary: Mapping[str, int],
-    added: list[str],
+    wanted: list[str], new: list[str], vocabulary: Mapping[str, int], added: list[str]
 ) -> None:
     if not wanted or not all(wanted):
         raise LessonError(
             "tokens={wanted!r}: at least one token is needed, and none may be empty.", wanted=wanted,
         )
-    if start not in ("pieces", "mean", "random"):
-        raise LessonError("start={start!r} is not one of 'pieces', 'mean' and 'random'.", start=start)
-    for token in described:
-        if token not in wanted:
-            raise LessonError("described names {token!r}, which is not among the tokens.", token=token)
     for token in new:
-        others = [other for other in dict.fromkeys([*wanted, *added]) if not _same_tag(token, other)]
-        if near := _alike(token, others):
+        others = [other for other in [*wanted, *added] if _opening(other) != _opening(token)]
+        names = {_name(other): other for other in reversed(others)}
+        if close := get_close_matches(_name(token), names, n=1, cutoff=_ALIKE):
             raise LessonError(
                 "{token} and {near} differ very little: is one of them misspelt? A misspelt token is "
                 "trained for nothing, while the right one is still cut into pieces. Correct it, or choose "
                 "two names that cannot be taken for each other.",
-                token=token, near=near,
+                token=token, near=names[close[0]],
             )
         tag = _TAG.fullmatch(token)
         if tag is None:
@@ -243,17 +190,11 @@ def _check_tokens(
             )
 
 
-def _same_tag(token: str, other: str) -> bool:
-    """Whether these are one token, or the opening and the closing of one tag."""
-    return token.replace("</", "<") == other.replace("</", "<")
-
-
-def _alike(token: str, others: list[str]) -> str | None:
-    """The first of these that could be a slip of the keyboard away."""
-    names = {_name(other): other for other in reversed(others)}
-    close = get_close_matches(_name(token), names, n=1, cutoff=_ALIKE)
-    return names[close[0]] if close else None
+def _opening(token: str) -> str:
+    """The opening of a tag, whichever of its two tokens this is."""
+    return token.replace("</", "<")
 
 
 def _name(token: str) -> str:
+    """What a slip of the keyboard is looked for in."""
     return token.strip("</|>").casefold().replace("-", "_")

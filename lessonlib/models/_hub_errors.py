@@ -5,7 +5,6 @@ reason.
 """
 
 import errno
-from collections.abc import Iterator
 from pathlib import Path
 
 from lessonlib.runtime._language import LessonError, Translated
@@ -26,7 +25,7 @@ def explained(problem: Exception, where: str, mirror: str | None = None) -> Less
     from huggingface_hub import constants, errors
     from safetensors import SafetensorError
 
-    causes = list(_chain(problem))
+    causes = chain(problem)
 
     def has(*kinds: type[BaseException]) -> bool:
         return any(isinstance(cause, kinds) for cause in causes)
@@ -107,6 +106,23 @@ def explained(problem: Exception, where: str, mirror: str | None = None) -> Less
     return None
 
 
+def hub_answers() -> bool:
+    """Whether the Hub can be reached at all: one connection, instead of the client's minute of retries."""
+    import socket
+    from urllib.parse import urlsplit
+
+    from huggingface_hub import constants
+
+    address = urlsplit(constants.ENDPOINT)
+    if constants.is_offline_mode():
+        return False
+    try:
+        socket.create_connection((address.hostname or "", address.port or 443), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
 def refused(problem: Exception) -> bool:
     """Whether the Hub would not let this learner in: a gate, a private repository, no or a wrong token.
 
@@ -121,12 +137,14 @@ def refused(problem: Exception) -> bool:
         isinstance(cause, errors.HfHubHTTPError)
         and not isinstance(cause, errors.RevisionNotFoundError)
         and cause.response.status_code in (401, 403)
-        for cause in _chain(problem)
+        for cause in chain(problem)
     )
 
 
-def _chain(problem: BaseException | None) -> Iterator[BaseException]:
+def chain(problem: BaseException | None) -> list[BaseException]:
     """The exception and everything that led to it, the latest first."""
+    found = []
     while problem is not None:
-        yield problem
+        found.append(problem)
         problem = problem.__cause__ or problem.__context__
+    return found

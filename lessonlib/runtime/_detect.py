@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-FAMILIES = ("bloom", "llama", "phi3", "gemma2")
-_PROFILES = ("rehearsal", "t4", "large")
+FAMILIES = ("bloom", "llama", "phi3", "gemma2", "gemma3")
+_PROFILES = ("rehearsal", "laptop", "t4", "large")
+_ON_CPU = ("rehearsal", "laptop")  # beside a GPU too: their numbers are everybody's
 _CHOICES = {
     "family": FAMILIES,
     "profile": ("auto", *_PROFILES),
@@ -36,9 +37,10 @@ _CHOICES = {
     "backend": ("transformers", "unsloth"),
 }
 # transformers has no sdpa for BLOOM (its ALiBi bias), and sdpa leaves out Gemma-2's soft-capping without a
-# word.
-_EAGER_FAMILIES = ("bloom", "gemma2")
-_SMALL_FAMILIES = ("bloom",)  # 560 million parameters fit any GPU in 16 bits: nothing to gain from 4 bits
+# word; for Gemma-3 transformers itself advises eager in training.
+_EAGER_FAMILIES = ("bloom", "gemma2", "gemma3")
+# At most 560 million parameters: they fit any GPU in 16 bits, nothing to gain from 4 bits.
+_SMALL_FAMILIES = ("bloom", "gemma3")
 _UNSLOTH_FAMILIES = ("llama", "phi3", "gemma2")
 _T4_MEMORY_GIB = 16.5  # cards sold as "16 GB"; a T4 reports 14.7
 _DRIVE_FOLDER = Path("/content/drive")
@@ -73,8 +75,8 @@ class Runtime:
     Args:
         platform: "colab", "kaggle" or "local".
         gpu: the first CUDA device, or None.
-        profile: "rehearsal" (twin on the CPU), "t4" (16 GB card) or "large"; sets model, sizes and steps
-            only.
+        profile: "rehearsal" (twin on the CPU), "laptop" (a real small model on the CPU), "t4" (16 GB card)
+            or "large"; sets model, sizes and steps only.
         dtype: number format of the weights: "float32", "float16" or "bfloat16".
         attention: "eager" or "sdpa"; never FlashAttention, which a T4 cannot run.
         quantisation: "none" or "nf4" (4 bits).
@@ -93,9 +95,8 @@ class Runtime:
 
     @property
     def device(self) -> str:
-        """Where the model lies; a rehearsal stays on the CPU beside a GPU too: its numbers are
-        everybody's."""
-        return "cuda" if self.gpu is not None and self.profile != "rehearsal" else "cpu"
+        """Where the model lies."""
+        return "cuda" if self.gpu is not None and self.profile not in _ON_CPU else "cpu"
 
     @property
     def torch_dtype(self) -> "torch.dtype":
@@ -104,9 +105,13 @@ class Runtime:
 
         return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[self.dtype]
 
-    def pick(self, *, rehearsal: T, t4: T, large: T | None = None) -> T:
-        """The value for this profile; `large` is the same as `t4` unless given."""
-        values = {"rehearsal": rehearsal, "t4": t4, "large": t4 if large is None else large}
+    def pick(self, *, rehearsal: T, t4: T, laptop: T | None = None, large: T | None = None) -> T:
+        """The value for this profile; `laptop` is the same as `rehearsal` and `large` as `t4` unless
+        given."""
+        values = {
+            "rehearsal": rehearsal, "laptop": rehearsal if laptop is None else laptop,
+            "t4": t4, "large": t4 if large is None else large,
+        }  # fmt: skip
         return values[self.profile]
 
     def rows(self) -> list[tuple[str, str]]:
@@ -160,9 +165,9 @@ def detect(
     Args:
         family: the model family of the lesson, one of FAMILIES.
         profile: "auto" takes LESSONLIB_PROFILE, else rehearsal without a GPU, t4 for a card of at most 16.5
-            GiB or capability below 8, else large.
-        dtype: default float32 in rehearsal, else bfloat16 from capability 8 on and float16 below.
-        attention: default eager for BLOOM and Gemma-2, else sdpa.
+            GiB or capability below 8, else large. "laptop" has to be asked for: it downloads a model.
+        dtype: default float32 on the CPU, else bfloat16 from capability 8 on and float16 below.
+        attention: default eager for BLOOM, Gemma-2 and Gemma-3, else sdpa.
         quantisation: default nf4 for families of 2B parameters and more on profile t4, else none.
         backend: default unsloth where a GPU and the package are there and the family is one it speeds up,
             else transformers. For unsloth it is imported here, because it wants to come before the libraries
@@ -192,7 +197,7 @@ def detect(
     found: Gpu | None = _first_gpu() if gpu == "auto" else gpu
     if profile == "auto":
         profile = _profile_for(found)
-    if found is None and profile != "rehearsal":
+    if found is None and profile not in _ON_CPU:
         raise LessonError(
             "Profile {profile!r} needs a GPU and this machine has none. In Colab: Runtime > Change runtime "
             "type > T4 GPU, then run from the top. Without a GPU: leave the profile out (LESSONLIB_PROFILE "
@@ -201,7 +206,7 @@ def detect(
         )
     backend = backend or _backend_for(family, profile)
     if backend == "unsloth" and not isinstance(gpu, Gpu):
-        backend = _unsloth_or_not("cpu" if profile == "rehearsal" else "cuda")
+        backend = _unsloth_or_not("cpu" if profile in _ON_CPU else "cuda")
     place = _platform()
     return Runtime(
         platform=place,
@@ -329,13 +334,13 @@ def _profile_for(gpu: Gpu | None) -> str:
 
 
 def _dtype_for(gpu: Gpu | None, profile: str) -> str:
-    if gpu is None or profile == "rehearsal":
+    if gpu is None or profile in _ON_CPU:
         return "float32"
     return "bfloat16" if gpu.capability >= (8, 0) else "float16"
 
 
 def _backend_for(family: str, profile: str) -> str:
-    served = profile != "rehearsal" and family in _UNSLOTH_FAMILIES
+    served = profile not in _ON_CPU and family in _UNSLOTH_FAMILIES
     return "unsloth" if served and importlib.util.find_spec("unsloth") else "transformers"
 
 

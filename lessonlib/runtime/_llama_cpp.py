@@ -42,14 +42,12 @@ class Tools:
 
     Args:
         version: of llama-cpp-python, whose source it lay in.
-        converter: convert_hf_to_gguf.py, beside the package `conversion` that it needs.
-        gguf_py: the folder to put on Python's path for llama.cpp's own `gguf` package. The one on PyPI is
-            older and lacks parts of it.
+        converter: convert_hf_to_gguf.py, beside what it needs: the package `conversion`, and gguf-py with
+            llama.cpp's own `gguf`, which has parts that the one on PyPI lacks.
     """
 
     version: str
     converter: Path
-    gguf_py: Path
 
 
 def find(*, say: Callable[[str], object] = print) -> Tools:
@@ -68,7 +66,7 @@ def find(*, say: Callable[[str], object] = print) -> Tools:
     if not (folder.is_dir() and _digest(folder) == _KEPT_SHA256):
         say(tr("Downloading llama.cpp's converter {version} (77 MB, once)...", version=VERSION))
         _fill(folder)
-    return Tools(VERSION, folder / "convert_hf_to_gguf.py", folder / "gguf-py")
+    return Tools(VERSION, folder / "convert_hf_to_gguf.py")
 
 
 def check_packages() -> None:

@@ -6,9 +6,8 @@ messages. Whether the file is the model that was trained is the question of `les
 """
 
 from lessonlib.serving._apps import write as write_apps
-from lessonlib.serving._client import chat
 from lessonlib.serving._gpt4all import ask_gpt4all
 from lessonlib.serving._llama import ask_llama_cpp
-from lessonlib.serving._server import llama_server
+from lessonlib.serving._server import chat, llama_server
 
 __all__ = ["ask_gpt4all", "ask_llama_cpp", "chat", "llama_server", "write_apps"]

@@ -4,14 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from lessonlib.runtime._language import LessonError
-from lessonlib.serving._formats import Message, chat_format, checked_file, checked_messages
-from lessonlib.serving._llama import CONTEXT, threads
+from lessonlib.serving._llama import CONTEXT, Message, chat_format, checked_file, checked_messages, threads
 
 _GPT4ALL = "gpt4all==2.8.2"
 
@@ -22,7 +20,6 @@ def ask_gpt4all(
     *,
     max_tokens: int = 64,
     context: int = CONTEXT,
-    template_options: Mapping[str, Any] | None = None,
     time_limit: float = 300,
 ) -> str:
     """The greedy answer of GPT4All's own backend, through its Python package.
@@ -38,7 +35,7 @@ def ask_gpt4all(
     runs in a process of its own, because on a file that it does not know it ends the process.
 
     Args:
-        gguf, messages, max_tokens, context, template_options: as in `ask_llama_cpp`.
+        gguf, messages, max_tokens, context: as in `ask_llama_cpp`.
         time_limit: seconds until the process is ended.
 
     Returns:
@@ -55,7 +52,7 @@ def ask_gpt4all(
         )
     written = chat_format(file)
     mark = "\x00"  # a template that looks at the text would be thrown by a real question, never by this
-    rendered = written.render([*asked[:-1], {"role": "user", "content": mark}], options=template_options)
+    rendered = written.render([*asked[:-1], {"role": "user", "content": mark}])
     before, after = rendered.removeprefix(written.bos).split(mark)
     task = {
         "file": str(file), "before": before, "after": after, "question": asked[-1]["content"].strip(),

@@ -7,7 +7,7 @@ transformers 5.17, peft 0.21 and trl 1.14.2, in which a layer's saved tensors ar
 from collections import defaultdict
 from typing import Any
 
-from lessonlib.lora._config import block_linears, features, has_lora
+from lessonlib.lora._config import block_linears, features, has_lora, inside_blocks
 
 _CHUNK = 256  # tokens whose logits trl's "chunked_nll" computes at a time
 
@@ -124,12 +124,12 @@ def _part(
     One of its linear layers goes back into the stream, with `hidden_size` outputs, and reads what the others
     made; they all read the norm's output. (Llama's q_proj may have as many outputs, but comes earlier.)
     """
-    ends = [pair for pair in linears if features(_base(pair[1]))[1] == config.hidden_size]
+    ends = [pair for pair in linears if features(pair[1])[1] == config.hidden_size]
     path, last = (ends or linears)[-1]
     first = [pair for pair in linears if pair[1] is not last]
     attention = "att" in path.rpartition(".")[0].rpartition(".")[2]
-    made = sum(features(_base(linear))[1] for _, linear in first)
-    width = features(_base(last))[0]
+    made = sum(features(linear)[1] for _, linear in first)
+    width = features(last)[0]
     inputs, own = _learning([linear for _, linear in first], [last], size, packed)
     total = inputs
     if attention:
@@ -152,7 +152,7 @@ def _learning(first: list[Any], last: list[Any], size: int, packed: bool) -> tup
     """(bytes for each token that learning layers keep of their inputs, whether the last has its own copy)."""
     total, own = 0, False
     for group in (first, last):
-        copies = [features(_base(linear))[0] for linear in group if _learns(linear)]
+        copies = [features(linear)[0] for linear in group if _learns(linear)]
         adapted = [linear for linear in group if has_lora(linear)]
         dropping = [linear for linear in adapted if _drops(linear)]
         # Full fine-tuning hands fp32 from the norms to the first ones, and 16 bits from them to the last.
@@ -160,7 +160,7 @@ def _learning(first: list[Any], last: list[Any], size: int, packed: bool) -> tup
         own = bool(dropping) or casts
         total += size * (sum(copies) if own else max(copies, default=0))
         total += size * sum(sum(linear.r.values()) for linear in adapted)
-        total += sum(features(_base(linear))[0] for linear in dropping)
+        total += sum(features(linear)[0] for linear in dropping)
     return total, own
 
 
@@ -168,10 +168,9 @@ def _norms(shadow: Any) -> int:
     """Bytes for each token that the norms inside the blocks keep."""
     from torch import nn
 
-    lists = tuple(f"{path}." for path, module in shadow.named_modules() if isinstance(module, nn.ModuleList))
     total = 0
-    for path, module in shadow.named_modules():
-        if path.startswith(lists) and "norm" in type(module).__name__.lower():
+    for module in inside_blocks(shadow).values():
+        if "norm" in type(module).__name__.lower():
             learns = module.weight.requires_grad and not isinstance(module, nn.LayerNorm)
             total += module.weight.numel() * (8 if learns else 4)
     return total
@@ -182,10 +181,6 @@ def _has_layer_norm(shadow: Any) -> bool:
     from torch import nn
 
     return any(isinstance(module, nn.LayerNorm) for module in shadow.modules())
-
-
-def _base(linear: Any) -> Any:
-    return linear.get_base_layer() if has_lora(linear) else linear
 
 
 def _learns(linear: Any) -> bool:

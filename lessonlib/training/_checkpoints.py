@@ -9,7 +9,6 @@ This module knows files and settings; it does not train (`lessonlib.training` do
 import hashlib
 import json
 import os
-import re
 import shutil
 from array import array
 from collections.abc import Iterator
@@ -55,11 +54,7 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
 
 
 def remove_incomplete(folder: str | Path) -> None:
-    """Delete half-written checkpoints, so that a new save does not go into a folder with old files in it.
-
-    Args:
-        folder: the run's output folder.
-    """
+    """Delete half-written checkpoints, so that a new save does not go into a folder with old files in it."""
     for path in _by_step(folder):
         if _flaw(path) is not None:
             _remove(path)
@@ -85,9 +80,6 @@ def marking_callback(keep: int | None) -> "TrainerCallback":
 
     Args:
         keep: how many checkpoints to keep, beside the best one where the Trainer knows it; None keeps all.
-
-    Returns:
-        A `transformers.TrainerCallback`.
     """
     from transformers import TrainerCallback
 
@@ -113,10 +105,7 @@ def marking_callback(keep: int | None) -> "TrainerCallback":
 
 
 def fingerprint(trainer: "SFTTrainer") -> dict[str, Any]:
-    """What makes this run this run: training rows, settings, LoRA, base model.
-
-    Args:
-        trainer: the trainer, before its first step.
+    """What makes this run this run: training rows, settings, LoRA, base model. Before the first step.
 
     Returns:
         A flat dictionary that JSON can hold. Of the base model it holds a hash over names, shapes, dtypes and
@@ -144,8 +133,7 @@ def claim(folder: str | Path, mine: dict[str, Any]) -> None:
         mine: the run's `fingerprint`.
 
     Raises:
-        LessonError: where the folder holds another run: other data, settings, LoRA or base model, or
-            checkpoints that lessonlib did not write. It names what differs.
+        LessonError: where it holds another run, naming what differs, or checkpoints of who knows which.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +151,11 @@ def claim(folder: str | Path, mine: dict[str, Any]) -> None:
     # Only what both name: a later version of lessonlib may look at more.
     changed = [name for name in mine if name in earlier and earlier[name] != mine[name]]
     if changed:
-        listed = "; ".join(_change(name, earlier[name], mine[name]) for name in changed)
+        listed = "; ".join(
+            name if name in ("train_dataset", "base model")  # hashes tell a reader nothing
+            else f"{name} {earlier[name]!r} → {mine[name]!r}"
+            for name in changed
+        )  # fmt: skip
         raise LessonError(
             "{folder} holds another run; changed since: {listed}. Choose another output_dir for this one, "
             "set it back to go on with the old one, or delete the folder to begin again.",
@@ -178,12 +170,13 @@ def rows(dataset: "Dataset") -> Iterator[tuple[list[int], list[int]]]:
 
 
 def _by_step(folder: str | Path) -> list[Path]:
-    found = {}
-    for path in Path(folder).glob("checkpoint-*"):
-        step = re.fullmatch(r"checkpoint-(\d+)", path.name)
-        if step and path.is_dir():
-            found[int(step[1])] = path
-    return [found[step] for step in sorted(found)]
+    """The folders `checkpoint-N`, the smallest N first."""
+
+    def step(path: Path) -> str:
+        return path.name.removeprefix("checkpoint-")
+
+    found = [path for path in Path(folder).glob("checkpoint-*/") if step(path).isdecimal()]
+    return sorted(found, key=lambda path: int(step(path)))
 
 
 def _flaw(path: Path) -> str | None:
@@ -251,9 +244,3 @@ def _digest_of_model(model: "PreTrainedModel", *, adapted: bool) -> str:
             some = torch.cat([flat[:32], flat[-32:]]).cpu().view(torch.uint8)  # enough to tell models apart
             found.update(str(parameter.dtype).encode() + some.numpy().tobytes())
     return found.hexdigest()
-
-
-def _change(name: str, before: Any, now: Any) -> str:
-    if name in ("train_dataset", "base model"):  # hashes tell a reader nothing
-        return name
-    return f"{name} {before!r} → {now!r}"

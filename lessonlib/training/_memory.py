@@ -5,11 +5,10 @@ and logits are estimates, by the formulas in `_activations`. This module does no
 context or the allocator's rounding; `verdict` keeps a reserve for them.
 """
 
-import copy
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lessonlib.lora._config import has_lora
+from lessonlib.lora._config import empty_copy, has_lora, with_adapters
 from lessonlib.models._quantisation import constant_bytes, packed_bytes, quantised_linears, stored_bytes
 from lessonlib.runtime._language import LessonError, Translated, tr
 from lessonlib.training import _activations as activations
@@ -30,6 +29,15 @@ _OPTIMISERS = {
     "paged_adamw_32bit": 32,
     "adamw_8bit": 8,
     "paged_adamw_8bit": 8,
+}
+_CURES = {  # for each part what makes it smaller
+    "weights": Translated("quantisation='nf4', a smaller model or 16-bit weights"),
+    "constants": Translated("a smaller model"),
+    "adapters": Translated("a smaller rank"),
+    "gradients": Translated("LoRA instead of full fine-tuning"),
+    "optimiser": Translated("LoRA instead of full fine-tuning"),
+    "activations": Translated("gradient checkpointing or a smaller batch"),
+    "logits": Translated("a smaller batch or shorter rows"),
 }
 _SMALLEST_8BIT = 4096  # bitsandbytes keeps the states of smaller tensors in fp32
 _STATE_BLOCK = 256  # 8-bit states that share a scale
@@ -97,12 +105,12 @@ def plan(
             optimiser.
     """
     import pandas as pd
+    from torch import nn
 
-    choices = {
-        "dtype": (dtype, _BYTES), "loss": (loss, ("full", "chunked")),
-        "quantisation": (quantisation, QUANTISATIONS), "optim": (optim, _OPTIMISERS),
-    }
-    _check(model, batch_size, length, choices)
+    _check(
+        model, batch_size, length, dtype=(dtype, _BYTES), loss=(loss, ("full", "chunked")),
+        quantisation=(quantisation, QUANTISATIONS), optim=(optim, _OPTIMISERS),
+    )  # fmt: skip
     settings = _settings_4bit(model)
     in_4bit = settings is not None or quantisation == "nf4"
     if in_4bit and lora is None:
@@ -111,10 +119,11 @@ def plan(
             "model that is not quantised.",
         )
     size = _BYTES[dtype]
-    base = _skeleton(model, dtype if lora else "float32")
+    base = empty_copy(model, dtype if lora else "float32")
     packed, constants, elements = _count_4bit(model, base, settings or {}) if in_4bit else (0, 0, [0])
-    shadow = _with_adapters(base, lora)
+    shadow = with_adapters(base, lora) if lora else base
     trained = [parameter for parameter in shadow.parameters() if parameter.requires_grad]
+    embedded = {module.weight for module in shadow.modules() if isinstance(module, nn.Embedding)}
     trainable = sum(parameter.numel() for parameter in trained)
     frozen = sum(parameter.numel() for parameter in shadow.parameters()) - trainable - sum(elements)
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in shadow.buffers())
@@ -128,7 +137,7 @@ def plan(
         "constants": constants,
         "adapters": trainable * 4 if lora else 0,
         "gradients": trainable * 4,
-        "optimiser": _optimiser(trained, _embedded(shadow), _OPTIMISERS[optim]),
+        "optimiser": _optimiser(trained, embedded, _OPTIMISERS[optim]),
         "activations": kept + max(0, later - logits),
         "logits": logits,
     }
@@ -163,20 +172,10 @@ def verdict(plan: "pd.DataFrame", gib: float) -> str:
         return tr("It fits. It needs about {need}: {left:.2f} GiB are left.", need=need, left=left)
     parts = plan[plan["part"] != "total"]
     largest = parts.loc[parts["bytes"].idxmax(), "part"]
-    less = tr("LoRA instead of full fine-tuning")
-    cure = {
-        "weights": tr("quantisation='nf4', a smaller model or 16-bit weights"),
-        "constants": tr("a smaller model"),
-        "adapters": tr("a smaller rank"),
-        "gradients": less,
-        "optimiser": less,
-        "activations": tr("gradient checkpointing or a smaller batch"),
-        "logits": tr("a smaller batch or shorter rows"),
-    }[largest]
     return tr(
         "It does not fit. It needs about {need}: {lacking:.2f} GiB are missing. The largest part is "
         "{largest}: try {cure}.",
-        need=need, lacking=-left, largest=largest, cure=cure,
+        need=need, lacking=-left, largest=largest, cure=_CURES[largest],
     )
 
 
@@ -185,7 +184,7 @@ def _total(plan: "pd.DataFrame") -> float:
 
 
 def _check(
-    model: "PreTrainedModel", batch_size: int, length: int, choices: Mapping[str, tuple[str, Iterable[str]]]
+    model: "PreTrainedModel", batch_size: int, length: int, **choices: tuple[str, Iterable[str]]
 ) -> None:
     if any(map(has_lora, model.modules())):
         raise LessonError(
@@ -210,8 +209,7 @@ def _settings_4bit(model: "PreTrainedModel") -> dict[str, Any] | None:
     settings: Any = getattr(model.config, "quantization_config", None)
     if settings is None:
         return None
-    if not isinstance(settings, dict):
-        settings = settings.to_dict()
+    settings = settings if isinstance(settings, dict) else settings.to_dict()
     if not settings.get("load_in_4bit"):
         kind = Translated("8 bits") if settings.get("load_in_8bit") else settings.get("quant_method")
         raise LessonError(
@@ -238,42 +236,8 @@ def _count_4bit(
     return packed_bytes(elements), constant_bytes(elements, double=double), elements
 
 
-def _skeleton(model: "PreTrainedModel", dtype: str) -> Any:
-    """The same architecture on the meta device: shapes, no numbers; buffers in the dtype they would have."""
-    import torch
-
-    before = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(getattr(torch, dtype))
-        with torch.device("meta"):
-            return type(model)(copy.deepcopy(model.config))
-    finally:
-        torch.set_default_dtype(before)
-
-
-def _with_adapters(base: Any, lora: "LoraConfig | None") -> Any:
-    """The skeleton with the adapters on it."""
-    import torch
-
-    if lora is None:
-        return base
-    from peft import get_peft_model
-
-    config = copy.deepcopy(lora)
-    config.base_model_name_or_path = None  # peft warns where a config was used on another model before
-    # peft draws the adapters' first values before it moves them: the learner's seed is to stay as it was.
-    with torch.random.fork_rng(devices=[]):
-        return get_peft_model(base, config)
-
-
-def _embedded(shadow: Any) -> set[Any]:
-    from torch import nn
-
-    return {module.weight for module in shadow.modules() if isinstance(module, nn.Embedding)}
-
-
 def _optimiser(trained: Iterable[Any], embedded: set[Any], bits: int) -> int:
-    """Bytes of AdamW's two states, by the formula in `plan`."""
+    """Bytes of AdamW's two states, by the formula in `plan`; `embedded` are the weights of nn.Embedding."""
     total = tables = 0
     for parameter in trained:
         elements = parameter.numel()

@@ -6,7 +6,7 @@ encoded rows; it changes none of them.
 
 import difflib
 import inspect
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from lessonlib.formatting._text_column import IGNORED
 from lessonlib.runtime._detect import Runtime
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
     from trl import SFTConfig
 
-# Names that tutorials still use, and what to write instead, in Vietnamese and English.
+# Names that tutorials still use, and what to write instead.
 _OUTDATED: dict[str, str | Translated] = {
     "evaluation_strategy": "eval_strategy",
     "warmup_ratio": Translated("warmup_steps: a number below 1 is a share, such as warmup_steps=0.1"),
@@ -36,21 +36,16 @@ _OUTDATED: dict[str, str | Translated] = {
 
 
 def check_overrides(overrides: dict[str, Any], runtime: Runtime) -> None:
-    """Check arguments meant for SFTConfig.
-
-    Args:
-        overrides: names and values.
-        runtime: the device they are for.
-
-    Raises:
-        LessonError: an outdated or unknown name, bf16 on a GPU without it, fp16 on the CPU.
-    """
+    """Refuses an outdated or unknown argument of SFTConfig, bf16 on a GPU without it, fp16 on the CPU."""
     from trl import SFTConfig
 
+    outdated = {name: _OUTDATED[name] for name in overrides if name in _OUTDATED}
+    if overrides.get("optim") == "adamw_hf":
+        outdated["optim='adamw_hf'"] = "optim='adamw_torch'"
+    for name, instead in outdated.items():
+        raise LessonError("{name} is gone in this version. Use {instead}.", name=name, instead=instead)
     known = list(inspect.signature(SFTConfig).parameters)
     for name in overrides:
-        if name in _OUTDATED:
-            _outdated(name, _OUTDATED[name])
         if name not in known:
             near = ", ".join(difflib.get_close_matches(name, known, n=3))
             if near:
@@ -58,8 +53,6 @@ def check_overrides(overrides: dict[str, Any], runtime: Runtime) -> None:
                     "SFTConfig has no argument {name!r}. Do you mean: {near}?", name=name, near=near,
                 )
             raise LessonError("SFTConfig has no argument {name!r}.", name=name)
-    if overrides.get("optim") == "adamw_hf":
-        _outdated("optim='adamw_hf'", "optim='adamw_torch'")
     if overrides.get("bf16") and runtime.dtype == "float16":
         raise LessonError(
             "bf16=True: this GPU has no bfloat16 (it takes compute capability 8). Leave bf16 out; "
@@ -72,15 +65,7 @@ def check_overrides(overrides: dict[str, Any], runtime: Runtime) -> None:
 
 
 def check_packing(overrides: dict[str, Any], config: "SFTConfig") -> None:
-    """Check that packing is still on where it was asked for.
-
-    Args:
-        overrides: what was asked for.
-        config: what SFTConfig made of it.
-
-    Raises:
-        LessonError: Unsloth has switched packing off, as it does on a CPU.
-    """
+    """Refuses a config without the packing that was asked for: on a CPU Unsloth switches it off."""
     if overrides.get("packing") and not config.packing:
         raise LessonError(
             "packing=True: on a CPU Unsloth switches packing off (once imported, for each trainer in this "
@@ -89,16 +74,7 @@ def check_packing(overrides: dict[str, Any], config: "SFTConfig") -> None:
 
 
 def check_model(model: Any, config: "SFTConfig") -> None:
-    """Check that something is trained, and that packed rows, if any, stay apart.
-
-    Args:
-        model: the model to train.
-        config: its configuration.
-
-    Raises:
-        LessonError: no trainable parameter; packing with a model, or in a way, that would read across packed
-            rows.
-    """
+    """Refuses a model with nothing to train, and packing by which rows would read those before them."""
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise LessonError(
             "The model has no trainable parameter. For LoRA: model = peft.get_peft_model(model, "
@@ -113,24 +89,18 @@ def check_model(model: Any, config: "SFTConfig") -> None:
     # Packed rows are told apart by position ids that begin again at 0. BLOOM has none: its ALiBi bias follows
     # from the attention mask.
     if config.packing and "position_ids" not in inspect.signature(inner.forward).parameters:
-        name = type(inner).__name__
         raise LessonError(
             "packing=True: {name} takes no position_ids, so it cannot tell rows that are packed together "
             "apart; each would read those before it. Set packing=False.",
-            name=name,
+            name=type(inner).__name__,
         )
 
 
 def check_saving(config: "SFTConfig") -> None:
-    """Check that a run which is interrupted can go on to the same end.
+    """Refuses settings with which an interrupted run would not go on to the same end.
 
-    Args:
-        config: the run's configuration.
-
-    Raises:
-        LessonError: saving and evaluating at different rhythms (an evaluation draws from the random
-            generator, so one that falls behind a checkpoint changes what follows), or checkpoints without
-            the optimiser.
+    These are saving and evaluating at different rhythms (an evaluation draws from the random generator, so
+    one that falls behind a checkpoint changes what follows), and checkpoints without the optimiser.
     """
     saves = str(getattr(config.save_strategy, "value", config.save_strategy))
     evaluates = str(getattr(config.eval_strategy, "value", config.eval_strategy))
@@ -150,17 +120,15 @@ def check_saving(config: "SFTConfig") -> None:
 def check_rows(
     name: str, dataset: "Dataset", model: Any, tokenizer: "PreTrainedTokenizerBase", max_length: int | None
 ) -> None:
-    """Check that every row has something to learn, and that the end of the answer is part of it.
+    """Refuses a row (named, counted from 0) with nothing to learn, with no end to learn, or too long.
 
     Args:
         name: what to call the dataset in a message.
         dataset: columns input_ids and labels.
-        model: its generation_config names the tokens that stop an answer.
+        model: its generation_config names the tokens that stop an answer; where Unsloth loaded it, its
+            max_seq_length was fixed then.
         tokenizer: its EOS is such a token too.
         max_length: the config's; trl cuts longer rows.
-
-    Raises:
-        LessonError: names the first bad row, counted from 0.
     """
     missing = {"input_ids", "labels"} - set(dataset.column_names)
     if missing or len(dataset) == 0:
@@ -170,7 +138,9 @@ def check_rows(
             "the columns {there}. Use formatting.encode first.",
             name=name, count=len(dataset), there=there,
         )
-    ends = _ends(model, tokenizer)
+    stops = getattr(getattr(model, "generation_config", None), "eos_token_id", None) or []
+    ends = {tokenizer.eos_token_id, *([stops] if isinstance(stops, int) else stops)} - {None}
+    longest = getattr(model, "max_seq_length", None)
     for number, (ids, labels) in enumerate(rows(dataset)):
         learnt = {label for label in labels[1:] if label != IGNORED}  # nothing predicts the first token
         if not learnt:
@@ -191,36 +161,10 @@ def check_rows(
                 "end off. Leave max_length out of sft_config: formatting.encode has seen to it.",
                 name=name, number=number, count=len(ids), max_length=max_length,
             )
-
-
-def check_unsloth_length(name: str, dataset: "Dataset", model: Any) -> None:
-    """Check that no row is longer than a model that Unsloth loaded takes.
-
-    Args:
-        name: what to call the dataset in a message.
-        dataset: columns input_ids and labels.
-        model: its `max_seq_length`, if it has one, was fixed when it was loaded.
-
-    Raises:
-        LessonError: names the first row that is longer, counted from 0.
-    """
-    longest = getattr(model, "max_seq_length", None)
-    if longest is None:
-        return
-    for number, (ids, _) in enumerate(rows(dataset)):
-        if len(ids) > longest:
+        if longest is not None and len(ids) > longest:
             raise LessonError(
                 "{name}, row {number}: {count} tokens, but the model was loaded for {longest}; on a GPU "
                 "Unsloth would cut the end off without a word. Load it again with models.load(..., "
                 "max_seq_length=...), or encode (formatting.encode_chats) with a smaller max_length.",
                 name=name, number=number, count=len(ids), longest=longest,
             )
-
-
-def _ends(model: Any, tokenizer: "PreTrainedTokenizerBase") -> set[int]:
-    stops = getattr(getattr(model, "generation_config", None), "eos_token_id", None) or []
-    return {tokenizer.eos_token_id, *([stops] if isinstance(stops, int) else stops)} - {None}
-
-
-def _outdated(name: str, instead: str | Translated) -> NoReturn:
-    raise LessonError("{name} is gone in this version. Use {instead}.", name=name, instead=instead)

@@ -3,10 +3,17 @@
 Keys come from `runtime.secret`, are handed on and never written, printed or put into the environment. Without
 a key W&B works offline, in a folder: nothing asks, nothing waits, nothing leaves the machine. It knows
 nothing of what is trained: transformers' own callback sends the losses (report_to="wandb").
+
+wandb 0.31 ships no reader for the file in which it keeps a run, offline or online. It is LevelDB's log format
+(https://github.com/google/leveldb/blob/main/doc/log_format.md) with another header and a plain CRC-32: after
+7 bytes, blocks of 32 KiB with pieces of records. A record is a protobuf message, of a type that wandb ships.
 """
 
+import json
 import os
+import struct
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from lessonlib.runtime._detect import Runtime, Secret, secret
 from lessonlib.runtime._language import LessonError, tr
-from lessonlib.training._wandb_log import logged
+from lessonlib.training._trainer import logged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +36,9 @@ _COLUMNS = {
     "eval/loss": "eval_loss",
     "train/learning_rate": "learning_rate",
 }
+_HEADER = b":W&B" + struct.pack("<HB", 0xBEE1, 0)  # name, magic number, version
+_BLOCK, _PIECE = 32768, struct.Struct("<IHB")  # of each piece: checksum, length, kind
+_WHOLE, _FIRST, _LAST = 1, 2, 4
 
 
 def start(runtime: Runtime, *, project: str, name: str) -> dict[str, str]:
@@ -63,8 +73,7 @@ def start(runtime: Runtime, *, project: str, name: str) -> dict[str, str]:
         try:
             run = _init(runtime, project, name, key)
         except TimeoutError:
-            mode = "offline"
-            why = tr("W&B cannot be reached")
+            mode, why = "offline", tr("W&B cannot be reached")
         else:
             print(tr("W&B: online, see {url}", url=run.url))
     if mode == "offline":
@@ -115,27 +124,22 @@ def offline_history(folder: str | os.PathLike) -> "pd.DataFrame":
         LessonError: there is no run, or its file is none of W&B's or damaged. A file that ends in the middle
             of a record (the run was killed) is read up to there.
     """
-    import pandas as pd
-
     place = Path(folder)
-    runs = sorted(place.rglob("run-*.wandb"), key=_age)
-    files = [place] if place.is_file() else runs
+    files = [place] if place.is_file() else sorted(place.rglob("run-*.wandb"), key=_age, reverse=True)
     if not files:
         raise LessonError(
             "There is no W&B run in {place}. Call training.start_tracking before training and "
             "training.finish_tracking() after it.",
             place=place,
         )
-    found: dict[int, dict[str, float]] = {}
-    for file in reversed(files):
-        for call in logged(file):
-            values = {_COLUMNS[key]: float(value) for key, value in call.items() if key in _COLUMNS}
-            if {"loss", "eval_loss"} & values.keys():
-                found.setdefault(int(values["step"]), {}).update(values)
-        if found:
+    for file in files:
+        table = logged(
+            {_COLUMNS[key]: float(value) for key, value in call.items() if key in _COLUMNS}
+            for call in _calls(file)
+        )
+        if len(table):
             break
-    frame = pd.DataFrame([found[step] for step in sorted(found)], columns=list(_COLUMNS.values()))
-    return frame.astype(dict.fromkeys(_COLUMNS.values(), "float64") | {"step": "int64"})
+    return table
 
 
 def _age(file: Path) -> tuple[str, int]:
@@ -200,11 +204,49 @@ def _init(runtime: Runtime, project: str, name: str, key: Secret | None) -> Any:
 
 @contextmanager
 def _environment(**values: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update({name: value for name, value in values.items() if before[name] is None})
+    """These variables for a while, where they have no value already."""
+    missing = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(missing)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
+        for name in missing:
+            os.environ.pop(name, None)
+
+
+def _calls(file: Path) -> Iterator[dict[str, Any]]:
+    """What each call of wandb.log wrote, by name, in order."""
+    from wandb.proto import wandb_internal_pb2
+
+    messages: Any = wandb_internal_pb2
+    for record in _records(file):
+        message = messages.Record.FromString(record)
+        if message.WhichOneof("record_type") == "history":
+            # a name is either a key or a nested key, which has one part where it is not nested
+            items = message.history.item
+            yield {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def _records(file: Path) -> Iterator[bytes]:
+    """Puts the pieces of each record together."""
+    data = file.read_bytes()
+    if data[: len(_HEADER)] != _HEADER:
+        raise LessonError("{file} is no run file of W&B's.", file=file)
+    place, record = len(_HEADER), b""
+    while place + _PIECE.size <= len(data):
+        if _BLOCK - place % _BLOCK < _PIECE.size:  # too little is left of the block for another piece
+            place += _BLOCK - place % _BLOCK
+            continue
+        checksum, length, kind = _PIECE.unpack_from(data, place)
+        start, place = place + _PIECE.size, place + _PIECE.size + length
+        if place > len(data):  # the run was killed while it wrote this
+            return
+        piece = data[start:place]
+        if zlib.crc32(bytes([kind]) + piece) != checksum:
+            raise LessonError(
+                "{file} is damaged at byte {start}. Train again with a new training.start_tracking.",
+                file=file, start=start,
+            )
+        record = piece if kind in (_WHOLE, _FIRST) else record + piece
+        if kind in (_WHOLE, _LAST):
+            yield record

@@ -15,21 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from lessonlib.runtime._detect import Runtime, headless
 from lessonlib.runtime._language import tr
-from lessonlib.training._checkpoints import (
-    claim,
-    fingerprint,
-    marking_callback,
-    newest_checkpoint,
-    remove_incomplete,
-)
-from lessonlib.training._preflight import (
-    check_model,
-    check_overrides,
-    check_packing,
-    check_rows,
-    check_saving,
-    check_unsloth_length,
-)
+from lessonlib.training import _checkpoints as checkpoints
+from lessonlib.training import _preflight as preflight
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +54,7 @@ def sft_config(runtime: Runtime, output_dir: str | Path, **overrides: Any) -> "S
     """
     from trl import SFTConfig
 
-    check_overrides(overrides, runtime)
+    preflight.check_overrides(overrides, runtime)
     on_gpu = runtime.device == "cuda"
     settings: dict[str, Any] = {
         "use_cpu": not on_gpu,
@@ -90,7 +77,7 @@ def sft_config(runtime: Runtime, output_dir: str | Path, **overrides: Any) -> "S
     if runtime.backend == "unsloth":
         settings["loss_type"] = "nll"
     config = SFTConfig(output_dir=str(runtime.work / output_dir), **(settings | overrides))
-    check_packing(overrides, config)
+    preflight.check_packing(overrides, config)
     return config
 
 
@@ -133,31 +120,26 @@ def trainer(
     from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
     from trl import SFTTrainer
 
-    check_model(model, config)
-    check_saving(config)
+    preflight.check_model(model, config)
+    preflight.check_saving(config)
     for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
         if dataset is not None:
-            check_rows(name, dataset, model, tokenizer, config.max_length)
-            check_unsloth_length(name, dataset, model)
+            preflight.check_rows(name, dataset, model, tokenizer, config.max_length)
     args = copy.copy(config)
     args.save_total_limit = None
     trainable = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
     with _quietly():
         made = SFTTrainer(
-            model=model,
-            args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=tokenizer,
-            callbacks=list(callbacks),
-        )
+            model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset,
+            processing_class=tokenizer, callbacks=list(callbacks),
+        )  # fmt: skip
     for parameter, values in trainable:
         parameter.data = values.to(parameter.device).float()
     # One prints a raw dictionary at every log, the other writes one beside its bar.
     made.remove_callback(PrinterCallback if config.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
     if not config.disable_tqdm:
         made.add_callback(_progress_bar())
-    made.add_callback(marking_callback(keep=config.save_total_limit))
+    made.add_callback(checkpoints.marking_callback(keep=config.save_total_limit))
     return made
 
 
@@ -185,9 +167,9 @@ def fit(trainer: "SFTTrainer") -> "TrainOutput":
     from transformers.trainer_utils import TrainOutput
 
     folder = Path(str(trainer.args.output_dir))
-    claim(folder, fingerprint(trainer))
-    newest = newest_checkpoint(folder)
-    remove_incomplete(folder)
+    checkpoints.claim(folder, checkpoints.fingerprint(trainer))
+    newest = checkpoints.newest_checkpoint(folder)
+    checkpoints.remove_incomplete(folder)
     set_seed(trainer.args.seed)
     if newest is None:
         output = trainer.train()
@@ -196,7 +178,8 @@ def fit(trainer: "SFTTrainer") -> "TrainOutput":
         step, total = state.global_step, state.max_steps
         if step < total:
             print(tr("Going on from step {step} of {total}.", step=step, total=total))
-            trainer._total_train_tokens = _last(state.log_history, "num_tokens")  # trl would count from 0
+            counts = [record["num_tokens"] for record in state.log_history if "num_tokens" in record]
+            trainer._total_train_tokens = counts[-1] if counts else 0  # trl would count from 0
             metrics = trainer.train(resume_from_checkpoint=str(newest)).metrics
             # All samples of the run over the time of this call would be no speed.
             metrics = {name: value for name, value in metrics.items() if "_per_second" not in name}
@@ -264,30 +247,17 @@ def _quietly() -> Iterator[None]:
 
 
 def _progress_bar() -> "TrainerCallback":
-    from tqdm.auto import tqdm
-    from transformers import TrainerCallback
+    from transformers import ProgressCallback
 
-    class ProgressBar(TrainerCallback):
-        """One bar over the steps, with the last loss."""
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step)
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.bar.update(1)
+    class ProgressBar(ProgressCallback):
+        """transformers' bar over the steps, with the last loss in it instead of a dictionary beside it."""
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            bar: Any = self.training_bar
             if "loss" in logs:
-                self.bar.set_postfix_str(f"loss {logs['loss']:.2f}")
-
-        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.bar.close()
+                bar.set_postfix_str(f"loss {logs['loss']:.2f}")
 
     return ProgressBar()
-
-
-def _last(records: list[dict[str, Any]], name: str) -> Any:
-    return next((record[name] for record in reversed(records) if name in record), 0)
 
 
 def _mean_loss(records: list[dict[str, Any]]) -> float:

@@ -3,10 +3,8 @@
 It draws what others computed and computes nothing that a lesson concludes from.
 """
 
-from lessonlib.views._call_charts import confusion
-from lessonlib.views._charts import loss_curve, memory_bars
+from lessonlib.views._charts import confusion, live_loss, loss_curve, memory_bars
 from lessonlib.views._charts import quantisation as quantisation_chart
-from lessonlib.views._live import live_loss
 from lessonlib.views._tool_panel import panel as tool_panel
 from lessonlib.views._views import ask, before_after, token_mask
 

@@ -1,32 +1,44 @@
-"""Pictures: a loss curve, memory part by part, what 4 bits do to a weight.
+"""Pictures: a loss curve, memory part by part, what 4 bits do to a weight, which tools were called.
 
 Each is a matplotlib Figure outside pyplot, needs no colour to be understood, and is the same picture on every
 machine. Nothing here measures or plans: `training`, `memory` and `quantisation` do.
 """
 
+from collections import Counter
 from collections.abc import Mapping
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from lessonlib.models._quantisation import BLOCK, levels, relative_error, round_trip
-from lessonlib.runtime._language import LessonError, tr
+from lessonlib.runtime._detect import headless
+from lessonlib.runtime._language import LessonError, Translated, tr
 from lessonlib.training._memory import RESERVE_GIB, fits
+from lessonlib.training._trainer import logged
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
     from torch import Tensor
+    from transformers import TrainerCallback
 
 _POINTS = 2000  # blocks drawn as points; of more, evenly spaced ones
 # Okabe and Ito's colours, which the colour-blind tell apart; the hatches do without colour.
 _PARTS = {
-    "weights": ("#0072B2", ""),
-    "constants": ("#56B4E9", "xx"),
-    "adapters": ("#009E73", "//"),
-    "gradients": ("#F0E442", "\\\\"),
-    "optimiser": ("#E69F00", ".."),
-    "activations": ("#CC79A7", "--"),
-    "logits": ("#D55E00", "++"),
+    "weights": (Translated("weights"), "#0072B2", ""),
+    "constants": (Translated("quantisation constants"), "#56B4E9", "xx"),
+    "adapters": (Translated("adapters"), "#009E73", "//"),
+    "gradients": (Translated("gradients"), "#F0E442", "\\\\"),
+    "optimiser": (Translated("optimiser"), "#E69F00", ".."),
+    "activations": (Translated("activations"), "#CC79A7", "--"),
+    "logits": (Translated("logits"), "#D55E00", "++"),
 }
+_NO_CALL, _UNREADABLE, _OTHER = "no call", "unreadable", "other"
+_NAMES = {
+    _NO_CALL: Translated("no call"),
+    _UNREADABLE: Translated("unreadable"),
+    _OTHER: Translated("another name"),
+}
+_CELL = 0.42  # inches: a cell of `confusion`
 
 
 def loss_curve(
@@ -49,43 +61,34 @@ def loss_curve(
     """
     from matplotlib.figure import Figure
 
+    if not histories:
+        raise LessonError(
+            "There is no run to draw. Pass {example}.", example="{'name': training.history(trainer)}"
+        )
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
-    drawn = 0
     for number, (name, history) in enumerate(histories.items()):
-        lines = [
-            (column, style) for column, style in (("loss", "-o"), ("eval_loss", "--s")) if column in history
-        ]
-        known = [(column, style, history.dropna(subset=[column])) for column, style in lines]
-        known = [(column, style, values) for column, style, values in known if len(values)]
+        there = [column for column in ("loss", "eval_loss") if column in history]
+        known = {column: values for column in there if len(values := history.dropna(subset=[column]))}
         if "step" not in history or not known:
             raise LessonError(
                 "The run {name!r} has nothing to draw: it needs step and loss or eval_loss, and has "
                 "{columns} in {count} rows. Pass training.history(trainer) after training.",
                 name=name, columns=list(history.columns), count=len(history),
             )
-        for column, style, values in known:
+        for column, values in known.items():
             held_out = column == "eval_loss"
             part = "held-out" if held_out else tr("training")
-            points = values[column].astype(float).round(3)
             # The few held-out points go on top, large and hollow: the many training points would hide them.
             axes.plot(
-                values["step"], points, style, color=f"C{number}", label=f"{name} · {part}",
-                markersize=7 if held_out else 3, markerfacecolor="white" if held_out else f"C{number}",
-                zorder=5 if held_out else 2,
+                values["step"], values[column].astype(float).round(3), "--s" if held_out else "-o",
+                color=f"C{number}", label=f"{name} · {part}", markersize=7 if held_out else 3,
+                markerfacecolor="white" if held_out else f"C{number}", zorder=5 if held_out else 2,
             )
-            drawn += 1
-    if not drawn:
-        raise LessonError(
-            "There is no run to draw. Pass {example}.", example="{'name': training.history(trainer)}"
-        )
     for name, level in (reference or {}).items():
         axes.axhline(round(level, 3), color="grey", linestyle=":")
         axes.annotate(
-            f"{name} = {level:.2f}",
-            (0.99, level),
-            xycoords=("axes fraction", "data"),
-            ha="right",
+            f"{name} = {level:.2f}", (0.99, level), xycoords=("axes fraction", "data"), ha="right",
             va="bottom",
         )
     axes.set_xlabel(tr("step"))
@@ -93,7 +96,43 @@ def loss_curve(
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()
-    return shown(figure)
+    return _shown(figure)
+
+
+def live_loss(name: str = "loss") -> "TrainerCallback":
+    """A callback that draws training and held-out loss in the cell's output, anew at each log.
+
+    Give it to `training.trainer(..., callbacks=[live_loss()])`. In a headless run it draws nothing: there the
+    curve is drawn once, at the end, by `views.loss_curve(training.history(trainer))`.
+
+    Args:
+        name: the run's name in the legend.
+
+    Returns:
+        A `transformers.TrainerCallback`.
+    """
+    from transformers import TrainerCallback
+
+    class LiveLoss(TrainerCallback):
+        """Keeps one picture in the output up to date."""
+
+        picture: Any = None
+
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if headless():
+                return
+            from IPython.display import display
+
+            frame = logged(state.log_history)
+            if frame.empty:
+                return
+            figure = loss_curve({name: frame})
+            if self.picture is None:
+                self.picture = display(figure, display_id=True)
+            else:
+                self.picture.update(figure)
+
+    return LiveLoss()
 
 
 def memory_bars(plans: "Mapping[str, pd.DataFrame]", *, card: float | None = 14.7) -> "Figure":
@@ -111,23 +150,24 @@ def memory_bars(plans: "Mapping[str, pd.DataFrame]", *, card: float | None = 14.
     Raises:
         LessonError: no plan is given, one is not a plan, or the card's memory is not above 0.
     """
+    import pandas as pd
     from matplotlib.figure import Figure
 
     _check_plans(plans, card)
-    totals = {name: float(plan.loc[plan["part"] == "total", "gib"].item()) for name, plan in plans.items()}
-    edge = max([*totals.values(), card or 0])
+    table = pd.DataFrame({name: plan.set_index("part")["gib"] for name, plan in plans.items()}).T
+    table = table.reindex(columns=[*_PARTS, "total"]).fillna(0)  # a row for each plan
+    edge = max(table["total"].max(), card or 0)
     figure = Figure(figsize=(8, 1.7 + 0.45 * len(plans)), layout="constrained")
     axes = figure.add_subplot()
-    starts = dict.fromkeys(plans, 0.0)
-    for part, (colour, hatch) in _PARTS.items():
-        sizes = {name: float(plan.loc[plan["part"] == part, "gib"].sum()) for name, plan in plans.items()}
-        if any(sizes.values()):
+    starts = 0 * table["total"]
+    for part, (said, colour, hatch) in _PARTS.items():
+        if table[part].any():
             axes.barh(
-                list(plans), list(sizes.values()), left=list(starts.values()), height=0.6, color=colour,
-                hatch=hatch, edgecolor="black", linewidth=0.5, label=_part_name(part),
+                table.index, table[part], left=starts, height=0.6, color=colour, hatch=hatch,
+                edgecolor="black", linewidth=0.5, label=str(said),
             )
-            starts = {name: start + sizes[name] for name, start in starts.items()}
-    for row, (name, total) in enumerate(totals.items()):
+            starts = starts + table[part]
+    for row, (name, total) in enumerate(table["total"].items()):
         mark = "" if card is None else " ✓" if fits(plans[name], card) else " ✗"
         # Outside the frame, where neither a bar nor the card's line runs through it.
         axes.annotate(
@@ -146,7 +186,7 @@ def memory_bars(plans: "Mapping[str, pd.DataFrame]", *, card: float | None = 14.
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     figure.legend(loc="outside lower center", ncols=5, fontsize="small", frameon=False, handlelength=2.5)
-    return shown(figure)
+    return _shown(figure)
 
 
 def quantisation(weight: "Tensor", *, blocksize: int = BLOCK) -> "Figure":
@@ -177,8 +217,8 @@ def quantisation(weight: "Tensor", *, blocksize: int = BLOCK) -> "Figure":
             "or a smaller blocksize.",
             values=values.numel(), blocksize=blocksize,
         )
-    before = values.flatten()[: blocks * blocksize].reshape(blocks, blocksize)
-    after = back.flatten()[: blocks * blocksize].reshape(blocks, blocksize)
+    whole = slice(blocks * blocksize)
+    before, after = (numbers.flatten()[whole].reshape(blocks, blocksize) for numbers in (values, back))
     largest = before.abs().amax(dim=1)  # (blocks,)
     error = (before - after).abs().mean(dim=1)  # (blocks,)
     scaled = before / largest.clamp_min(1e-30)[:, None]
@@ -211,24 +251,74 @@ def quantisation(weight: "Tensor", *, blocksize: int = BLOCK) -> "Figure":
     right.set_ylabel(tr("mean error |before − after|"))
     right.ticklabel_format(style="sci", scilimits=(-2, 3), axis="both")
     right.grid(alpha=0.3)
-    points = tr("each point: a block of {blocksize} weights", blocksize=blocksize)
-    right.set_title(points, fontsize="medium")
+    right.set_title(tr("each point: a block of {blocksize} weights", blocksize=blocksize), fontsize="medium")
     relative = relative_error(values, back)
     left.set_title(tr("relative error {relative:.1%}", relative=relative), fontsize="medium")
-    return shown(figure)
+    return _shown(figure)
 
 
-def _part_name(part: str) -> str:
-    names = {
-        "weights": tr("weights"),
-        "constants": tr("quantisation constants"),
-        "adapters": tr("adapters"),
-        "gradients": tr("gradients"),
-        "optimiser": tr("optimiser"),
-        "activations": tr("activations"),
-        "logits": tr("logits"),
-    }
-    return names[part]
+def confusion(report: "pd.DataFrame") -> "Figure":
+    """Draw how often each tool was wanted and which one was called instead.
+
+    A row for each tool that is wanted somewhere and one for "no call", columns for what came. Of parallel
+    calls those with equal names belong together first, the others in their order; what is left on either side
+    is beside "no call". So the diagonal counts the right name; whether the arguments are right is not seen
+    here.
+
+    Args:
+        report: from `tools.report`.
+
+    Returns:
+        A Figure: counts in the cells, empty for 0, the darker the greater the share of its row, the diagonal
+        framed. Columns "unreadable" (something like a call that cannot be read) and "other" (a tool that is
+        never wanted, or that does not exist) are there where they occur.
+
+    Raises:
+        LessonError: a table without rows, or one that is no report.
+    """
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    if not {"expected", "got", "error"} <= set(report) or not len(report):
+        raise LessonError(
+            "There is nothing to draw: it takes a table of tools.report, this has {count} rows and the "
+            "columns {report}.",
+            count=len(report), report=list(report),
+        )
+    pairs = pd.DataFrame(_pairs(report), columns=["wanted", "called"])
+    counts = pd.crosstab(pairs["wanted"], pairs["called"])
+    rows = [*counts.index.drop(_NO_CALL, errors="ignore"), _NO_CALL]
+    columns = rows + [name for name in (_UNREADABLE, _OTHER) if name in counts]
+    counts = counts.reindex(index=rows, columns=columns, fill_value=0)
+    totals = counts.sum(axis="columns")
+    label = max(map(len, columns)) * 0.085  # inches
+    figure = Figure(
+        figsize=(len(columns) * _CELL + label + 1.1, len(rows) * _CELL + label * 0.75 + 0.9),
+        layout="constrained",
+    )
+    axes = figure.add_subplot()
+    shares = counts.div(totals.clip(lower=1), axis="index").to_numpy()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.7, aspect="equal")  # black is readable on it
+    for y, row in enumerate(rows):
+        axes.add_patch(Rectangle((y - 0.5, y - 0.5), 1, 1, fill=False, linewidth=1.2, zorder=4))
+        for x, column in enumerate(columns):
+            if number := counts.at[row, column]:
+                axes.text(
+                    x, y, str(number), ha="center", va="center", fontsize=9 if number < 1000 else 7,
+                    fontweight="bold" if x == y else "normal",
+                )
+    names = [str(_NAMES.get(column, column)) for column in columns]
+    axes.set_xticks(range(len(columns)), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(rows)), [f"{_NAMES.get(row, row)} ({totals[row]})" for row in rows])
+    axes.set_xticks([at - 0.5 for at in range(1, len(columns))], minor=True)
+    axes.set_yticks([at - 0.5 for at in range(1, len(rows))], minor=True)
+    axes.grid(which="minor", color="lightgrey", linewidth=0.6)
+    axes.tick_params(which="minor", length=0)
+    axes.set_axisbelow(False)
+    axes.set_ylabel(tr("tool that was wanted (times)"))
+    axes.set_xlabel(tr("tool that was called"))
+    return _shown(figure)
 
 
 def _check_plans(plans: "Mapping[str, pd.DataFrame]", card: float | None) -> None:
@@ -247,21 +337,39 @@ def _check_plans(plans: "Mapping[str, pd.DataFrame]", card: float | None) -> Non
         raise LessonError("card={card!r} has to be above 0 (GiB), or None to draw no card.", card=card)
 
 
+def _pairs(report: "pd.DataFrame") -> list[tuple[str, str]]:
+    """(wanted, called) for each call: equal names, then the rest in order, leftovers beside "no call"."""
+    known = {call["name"] for calls in report["expected"] for call in calls}
+    pairs: list[tuple[str, str]] = []
+    for expected, got, error in zip(report["expected"], report["got"], report["error"], strict=True):
+        wanted = [call["name"] for call in expected]
+        called = [call["name"] if call["name"] in known else _OTHER for call in got]
+        if error == _UNREADABLE:
+            pairs += [(name, _UNREADABLE) for name in wanted or [_NO_CALL]]
+        elif not wanted and not called:
+            pairs.append((_NO_CALL, _NO_CALL))
+        else:
+            equal = Counter(wanted) & Counter(called)
+            rest = [(Counter(names) - equal).elements() for names in (wanted, called)]
+            pairs += [(name, name) for name in equal.elements()]
+            pairs += zip_longest(*rest, fillvalue=_NO_CALL)
+    return pairs
+
+
 def _rounded(values: "Tensor") -> Any:
     """Rounded to a ten-thousandth of the largest."""
     unit = values.max().item() / 10_000 or 1.0
     return (values / unit).round().numpy() * unit
 
 
-def shown(figure: "Figure") -> "Figure":
+def _shown(figure: "Figure") -> "Figure":
     """Only pyplot teaches a notebook how to show a Figure; these bring their own picture."""
-    setattr(figure, "_repr_png_", lambda: _png(figure))  # noqa: B010
-    return figure
-
-
-def _png(figure: "Figure") -> bytes:
     import io
 
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=100, facecolor="white", metadata={"Software": None})
-    return picture.getvalue()
+    def png() -> bytes:
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=100, facecolor="white", metadata={"Software": None})
+        return picture.getvalue()
+
+    setattr(figure, "_repr_png_", png)  # noqa: B010
+    return figure

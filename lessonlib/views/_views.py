@@ -5,13 +5,15 @@ light and dark backgrounds, and carries nothing that changes from run to run. It
 """
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 from lessonlib.formatting._rows import byte_letters
 from lessonlib.formatting._text_column import IGNORED
-from lessonlib.runtime._language import LessonError, tr
+from lessonlib.runtime._detect import headless
+from lessonlib.runtime._language import LessonError, Translated, tr
 
 _FOLD = 8  # a longer run of one and the same token is shown once, with its count
 
@@ -23,6 +25,12 @@ _STYLES = {
     "padding": "background:rgba(128,128,128,.05);border-bottom:3px dotted rgb(128,128,128)",
     "padding with loss": "background:rgba(218,54,51,.30);border-bottom:3px double rgb(218,54,51)",
 }
+_NAMES = {
+    "loss": Translated("with loss"),
+    "no loss": Translated("without loss"),
+    "padding": Translated("padding"),
+    "padding with loss": Translated("padding with loss (a mistake!)"),
+}
 _TOKEN = "padding:1px 2px;margin:1px;border-radius:3px;white-space:pre;display:inline-block"
 _INDEX = '<sub style="font-size:60%;line-height:0;opacity:.7">'
 
@@ -33,6 +41,11 @@ class Page:
 
     plain: str
     html: str
+
+    @classmethod
+    def of(cls, said: str) -> "Page":
+        """A page with one sentence."""
+        return cls(said, f"<p>{html.escape(said)}</p>")
 
     def __str__(self) -> str:
         return self.plain
@@ -84,18 +97,10 @@ def token_mask(rows: Any, tokenizer: Any) -> Page:
         blocks.append((f"<div><b>{head}</b></div>" if head else "") + "".join(map(_box, pieces)))
         lines.append((f"{head}: " if head else "") + "".join(map(_bracketed, pieces)))
 
-    names = {
-        "loss": tr("with loss"),
-        "no loss": tr("without loss"),
-        "padding": tr("padding"),
-        "padding with loss": tr("padding with loss (a mistake!)"),
-    }
-    used = {state: count for state, count in states.items() if count}
-    legend = " ".join(
-        f'<span style="{_TOKEN};{_STYLES[state]}">{names[state]}: {count}</span>'
-        for state, count in used.items()
-    )
-    plain_legend = ", ".join(f"{names[state]}: {count}" for state, count in used.items())
+    used = {state: f"{_NAMES[state]}: {count}" for state, count in states.items() if count}
+    marks = [f'<span style="{_TOKEN};{_STYLES[state]}">{said}</span>' for state, said in used.items()]
+    legend = " ".join(marks)
+    plain_legend = ", ".join(used.values())
     joined = tr("ế{index}2</sub>: 1 letter made of 2 tokens", index=_INDEX)
     if _INDEX in "".join(blocks):
         legend += f' <span style="{_TOKEN}">{joined}</span>'
@@ -187,14 +192,10 @@ def _visible(said: str) -> str:
 
 def _folded(pieces: list[_Piece]) -> list[_Piece]:
     """Long runs of equal boxes as one box with a count."""
-    import itertools
-
     folded: list[_Piece] = []
-    for piece, run in itertools.groupby(pieces):
+    for piece, run in groupby(pieces):
         count = len(list(run))
-        folded += (
-            [piece] * count if count <= _FOLD else [_Piece(piece.shown, piece.state, piece.tokens, count)]
-        )
+        folded += [piece] * count if count <= _FOLD else [replace(piece, repeats=count)]
     return folded
 
 
@@ -233,7 +234,7 @@ def before_after(
                 "same order.",
                 name=name, count=len(said), count2=len(questions),
             )
-    marks = {name: [""] * len(questions) for name in columns}
+    marks: dict[str, Sequence[str]] = dict.fromkeys(columns, [""] * len(questions))
     totals: list[str] = []
     if reference is not None:
         from lessonlib.evaluation._metrics import exact_match
@@ -242,24 +243,21 @@ def before_after(
             right = exact_match(list(said), list(reference))
             marks[name] = ["✓ " if hit else "✗ " for hit in right]
             totals.append(f"{int(sum(right))}/{len(right)}")
-    empty = tr("(empty)")
-    head = [tr("question"), *columns]
     body = [
-        [question, *(marks[name][n] + (columns[name][n].strip() or empty) for name in columns)]
+        [question, *(marks[name][n] + (said[n].strip() or tr("(empty)")) for name, said in columns.items())]
         for n, question in enumerate(questions)
     ]
     if totals:
         body.append([tr("right answers"), *totals, ""])
-    return _table(head, body)
+    return _table([tr("question"), *columns], body)
 
 
-def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> Page:
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> Page:
     """A table as HTML (escaped) and as text, one line a cell."""
-    rows = [list(row) for row in body]
     cell = 'style="text-align:left;vertical-align:top;padding:.3em .6em"'
     top = "".join(f"<th {cell}>{html.escape(name)}</th>" for name in head)
     lines = []
-    for row in rows:
+    for row in body:
         cells = ""
         for said in row:
             tint = {"✓": "46,160,67", "✗": "218,54,51"}.get(said[:1])
@@ -267,7 +265,7 @@ def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> Page:
             cells += f"<td {cell[:-1]}{colour}>{html.escape(said)}</td>"
         lines.append(f"<tr>{cells}</tr>")
     plain = "\n\n".join(
-        "\n".join(f"{name}: {said}" for name, said in zip(head, row, strict=True) if said) for row in rows
+        "\n".join(f"{name}: {said}" for name, said in zip(head, row, strict=True) if said) for row in body
     )
     return Page(plain, f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table>")
 
@@ -296,8 +294,6 @@ def ask(
     Raises:
         LessonError: the template has no `{question}`.
     """
-    from lessonlib.runtime._detect import headless
-
     if "{question}" not in template:
         raise LessonError(
             "template={template!r} has no place for the question. Write {{question}} where it stood in "
@@ -308,18 +304,30 @@ def ask(
     def answer(question: str, temperature: float, longest: int) -> str:
         return _answer(model, tokenizer, template.replace("{question}", question), temperature, longest)
 
-    if not headless():
-        try:
-            import ipywidgets
-        except ImportError:
-            pass
-        else:
-            return _ask_box(ipywidgets, answer, questions[0] if questions else "", max_new_tokens)
-    head = [tr("question"), tr("the model's answer")]
+    if widgets := shown_widgets():
+        return _ask_box(widgets, answer, questions[0] if questions else "", max_new_tokens)
     if not questions:
-        said = tr("The ask box cannot be shown here. Pass questions=[...] to see the answers as a table.")
-        return Page(said, f"<p>{html.escape(said)}</p>")
+        return Page.of(
+            tr("The ask box cannot be shown here. Pass questions=[...] to see the answers as a table.")
+        )
+    head = [tr("question"), tr("the model's answer")]
     return _table(head, [[question, answer(question, 0.0, max_new_tokens)] for question in questions])
+
+
+def shown_widgets() -> Any:
+    """The module ipywidgets; None where no widget can be shown."""
+    if headless():
+        return None
+    try:
+        import ipywidgets
+    except ImportError:
+        return None
+    return ipywidgets
+
+
+def in_words(error: Exception) -> str:
+    """What a box says of an error: the sentence of a LessonError, the kind as well of any other."""
+    return str(error) if isinstance(error, LessonError) else f"{type(error).__name__}: {error}"
 
 
 def _answer(model: Any, tokenizer: Any, prompt: str, temperature: float, longest: int) -> str:
@@ -334,13 +342,8 @@ def _answer(model: Any, tokenizer: Any, prompt: str, temperature: float, longest
     stops = stop_ids(model.generation_config, tokenizer)
     with inference(model):
         output = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=longest,
-            do_sample=True,
-            temperature=temperature,
-            eos_token_id=stops,
-            pad_token_id=stops[0],
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=longest, do_sample=True,
+            temperature=temperature, eos_token_id=stops, pad_token_id=stops[0],
             logits_processor=finite_logits(),
         )  # (1, length + new)
     return tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip()
@@ -364,8 +367,7 @@ def _ask_box(widgets: Any, answer: Any, question: str, longest: int) -> Any:
             said = answer(asked.value, heat.value, tokens.value) or tr("(empty)")
             shown.value = f"<div>{html.escape(said)}</div>"
         except Exception as error:  # a stack trace under a widget is lost or frightens; say it in the box
-            said = str(error) if isinstance(error, LessonError) else f"{type(error).__name__}: {error}"
-            shown.value = f'<div style="color:rgb(218,54,51)">✗ {html.escape(said)}</div>'
+            shown.value = f'<div style="color:rgb(218,54,51)">✗ {html.escape(in_words(error))}</div>'
         finally:
             button.disabled = False
 

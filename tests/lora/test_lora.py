@@ -12,7 +12,6 @@ import transformers
 from peft import get_peft_model
 
 from lessonlib.lora import _config as lora
-from lessonlib.lora import _rows as rows_module
 from lessonlib.models import _loading as models
 from lessonlib.runtime import _detect as runtime
 from lessonlib.runtime import _language as language
@@ -189,7 +188,7 @@ def test_adapted_counts_rows_too(tiny_llama, tiny_phi3, plain):
         assert table.loc["embed_tokens", ["layers", "shape", "r"]].tolist() == [1, f"3 x {hidden}", 0]
         assert table.loc["embed_tokens", "parameters"] == 3 * hidden
         assert table.loc["total", "layers"] == 2 * len(tuned.active_peft_config.target_modules)
-        rows[hidden] = list(rows_module.trained_rows(tuned))
+        rows[hidden] = list(lora.trained_rows(tuned))
     assert [len(rows[32]), len(rows[36])] == [1, 2] and rows[36][1].endswith("lm_head")
 
 

@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from lessonlib.evaluation import _parity as parity
 from lessonlib.export import _saving as export
 from lessonlib.lora import _config as lora
-from lessonlib.lora import _rows as rows_module
 from lessonlib.lora import _tokens as special_tokens
 from lessonlib.models import _loading as models
 from lessonlib.runtime import _detect as runtime
@@ -136,23 +135,6 @@ def test_a_tokenizer_that_knows_the_tokens_gives_a_fresh_base_the_same_rows(base
     torch.testing.assert_close(rows[-4:-2], old.mean(dim=0).expand(2, -1))
 
 
-def test_a_description_and_the_other_starts(base, tokenizer, words):
-    def rows(**options):
-        model, its_words = load(base), copy.deepcopy(words)
-        old = model.get_input_embeddings().weight.clone()
-        ids = special_tokens.add(model, its_words, TAGS, **options)
-        return old, model.get_input_embeddings().weight[ids]
-
-    old, new = rows(described={"<think>": "Học máy"})
-    torch.testing.assert_close(new[2], old[tokenizer("Học máy").input_ids].mean(dim=0))
-    torch.testing.assert_close(new[3], old[tokenizer("</think>").input_ids].mean(dim=0))
-    old, new = rows(start="mean")
-    torch.testing.assert_close(new, old.mean(dim=0).expand(4, -1))
-    torch.manual_seed(5)
-    _, new = rows(start="random")
-    assert new.mean(dim=1).abs().max() < 0.02 and 0.012 < new.std() < 0.03  # 4 x 32 numbers around 0.02
-
-
 def test_half_precision_rows_are_means_computed_in_fp32(base, tokenizer, words):
     model = load(base, dtype=torch.float16)
     old = model.get_input_embeddings().weight.clone()
@@ -162,27 +144,25 @@ def test_half_precision_rows_are_means_computed_in_fp32(base, tokenizer, words):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "options", "said"),
+    ("tokens", "said"),
     [
-        ([], {}, "at least one token is needed"),
-        ([*TAGS, ""], {}, "none may be empty"),
-        (TAGS, {"start": "zero"}, "start='zero' is not one of 'pieces', 'mean' and 'random'"),
-        (TAGS, {"described": {"<thought>": "x"}}, "described names '<thought>', which is not among"),
-        (["<think>"], {}, "<think> comes without </think>.*better written <.think.>"),
-        (["</think>"], {}, "</think> comes without <think>"),
+        ([], "at least one token is needed"),
+        ([*TAGS, ""], "none may be empty"),
+        (["<think>"], "<think> comes without </think>.*better written <.think.>"),
+        (["</think>"], "</think> comes without <think>"),
         (
-            ["<tool_response>", "</tool_response>", "<tool_reponse>", "</tool_reponse>"], {},
+            ["<tool_response>", "</tool_response>", "<tool_reponse>", "</tool_reponse>"],
             "<tool_response> and <tool_reponse> differ very little",
         ),
-        (["<tool_reponse>", "</tool_response>"], {}, "<tool_reponse> and </tool_response> differ"),
-        (["<tool_respnose>", "<tool_response>"], {}, "misspelt"),
-        (["<Think>", "<think>"], {}, "<Think> and <think> differ"),
-        (["<tool-call>", "<tool_call>"], {}, "<tool-call> and <tool_call> differ"),
+        (["<tool_reponse>", "</tool_response>"], "<tool_reponse> and </tool_response> differ"),
+        (["<tool_respnose>", "<tool_response>"], "misspelt"),
+        (["<Think>", "<think>"], "<Think> and <think> differ"),
+        (["<tool-call>", "<tool_call>"], "<tool-call> and <tool_call> differ"),
     ],
 )  # fmt: skip
-def test_what_is_refused_leaves_tokenizer_and_model_alone(tiny_gemma2, words, tokens, options, said):
+def test_what_is_refused_leaves_tokenizer_and_model_alone(tiny_gemma2, words, tokens, said):
     with pytest.raises(LessonError, match=said):
-        special_tokens.add(tiny_gemma2, words, tokens, **options)
+        special_tokens.add(tiny_gemma2, words, tokens)
     assert len(words) == tiny_gemma2.get_input_embeddings().num_embeddings == tiny_gemma2.config.vocab_size
 
 
@@ -285,7 +265,7 @@ def test_the_merged_model_read_back_says_the_same(request, name, four_bits, word
         options = {"quantization_config": models._nf4(four), "device_map": {"": "cpu"}}
     tuned = tuned_on(tmp_path / "base", words, plain, **options)
     ids = words.convert_tokens_to_ids(TAGS)
-    trained = {path: rows.clone() for path, rows in rows_module.trained_rows(tuned).items()}
+    trained = {path: rows.clone() for path, rows in lora.trained_rows(tuned).items()}
     old = {path: tuned.get_submodule(path).token_adapter.get_base_layer().weight.clone() for path in trained}
     export.merge(tuned, words, tmp_path / "merged")
     merged, saved = load(tmp_path / "merged"), AutoTokenizer.from_pretrained(tmp_path / "merged")
@@ -306,7 +286,7 @@ def test_rows_count_as_an_effect_only_where_they_moved(base, words, plain, tmp_p
     tuned = lora.attach(model, lora.lora_config(model, r=4, new_tokens=ids), plain)
     with pytest.raises(LessonError, match="adapter has no effect"):
         export.save_adapter(tuned, words, tmp_path / "adapter")
-    rows = next(iter(rows_module.trained_rows(tuned).values()))
+    rows = next(iter(lora.trained_rows(tuned).values()))
     with torch.no_grad():
         rows[0, 0] += 0.5
     assert export.save_adapter(tuned, words, tmp_path / "adapter").is_dir()
@@ -375,7 +355,7 @@ def test_the_trainers_loss_reaches_the_rows_as_the_plain_one_does(base, tokenize
     model, words = load(base), copy.deepcopy(tokenizer)
     ids = special_tokens.add(model, words, TAGS)
     tuned = lora.attach(model, lora.lora_config(model, r=4, new_tokens=ids), plain)
-    rows = next(iter(rows_module.trained_rows(tuned).values()))
+    rows = next(iter(lora.trained_rows(tuned).values()))
     batch = torch.tensor([[5, ids[2], 6, ids[3], ids[0], 7, ids[1], 2]])
 
     def gradient():

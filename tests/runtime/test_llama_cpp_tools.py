@@ -80,9 +80,7 @@ def test_it_is_downloaded_once_and_only_the_converter_is_kept(pip, tmp_path):
     ]
     folder = tmp_path / "cache" / f"llama.cpp-{llama_cpp_tools.VERSION}"
     assert files(folder) == KEPT
-    assert tools == llama_cpp_tools.Tools(
-        llama_cpp_tools.VERSION, folder / "convert_hf_to_gguf.py", folder / "gguf-py"
-    )
+    assert tools == llama_cpp_tools.Tools(llama_cpp_tools.VERSION, folder / "convert_hf_to_gguf.py")
     assert llama_cpp_tools.find(say=said.append) == tools
     assert len(pip.commands) == len(said) == 1
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {folder.name}

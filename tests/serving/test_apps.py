@@ -3,16 +3,17 @@
 import re
 import shutil
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 import yaml
 
-from lessonlib.runtime import _language as language
 from lessonlib.runtime._language import LessonError
 from lessonlib.serving import _apps as apps
-from lessonlib.serving._formats import ChatFormat, chat_format
+from lessonlib.serving._apps._layout import layout
+from lessonlib.serving._apps._modelfile import modelfile
+from lessonlib.serving._llama import ChatFormat, chat_format
 
-DATE = {"date_string": "26 Jul 2024"}
 SYSTEM = 'Bạn là "trợ lý".\n\n  Trả lời ngắn, {{ .System }} 🙂 ' + "Tie\u0302\u0301ng Vie\u0323\u0302t."
 TURNS = ("Xin chào {{ .Content }}", "Chào {% if x %} \n\n\"bạn\" '1'", "Vì sao?", "Vì vậy.", "Thế thì?")
 
@@ -121,22 +122,25 @@ def render_go(template, messages):
 # --- Ollama
 
 
-def test_the_modelfile_gives_ollama_the_prompts_of_training(gguf, tokenizer, tmp_path):
-    folder = tmp_path / "deep er" / "ollama"
-    folder.mkdir(parents=True)
-    content = apps.modelfile(gguf, folder=folder, system=SYSTEM, licence="llama3.2", template_options=DATE)
-    commands = read_modelfile(content)
-    values = dict(commands)
-    assert (folder / values["FROM"]).resolve() == gguf.resolve() and not values["FROM"].startswith("/")
-    assert values["SYSTEM"] == SYSTEM and values["LICENSE"] == "llama3.2"
+@pytest.fixture(scope="module")
+def written_modelfile(gguf):
+    """A function: system message -> what Ollama reads of the Modelfile."""
+    form = chat_format(gguf)
+    parts = layout(form)
+    return lambda system=None: read_modelfile(modelfile("../a.gguf", parts, form.stops, system))
+
+
+def test_the_modelfile_gives_ollama_the_prompts_of_training(written_modelfile, tokenizer):
+    values = dict(written_modelfile(SYSTEM))
+    assert (values["FROM"], values["SYSTEM"]) == ("../a.gguf", SYSTEM)
     for messages in conversations():
         prompt = tokenizer.bos_token + render_go(values["TEMPLATE"], messages)  # Ollama puts BOS itself
-        assert prompt == written(tokenizer, messages, **DATE)
+        assert prompt == written(tokenizer, messages)
     assert values["TEMPLATE"].count(tokenizer.bos_token) == 0
 
 
-def test_the_modelfile_stops_where_llama_cpp_stops_and_is_greedy(gguf, tokenizer):
-    commands = read_modelfile(apps.modelfile(gguf, template_options=DATE))
+def test_the_modelfile_stops_where_llama_cpp_stops_and_is_greedy(written_modelfile, gguf, tokenizer):
+    commands = written_modelfile()
     stops = [value for name, value in commands if name == "stop"]
     assert stops[0] == tokenizer.eos_token == "<|eot_id|>"
     assert sorted(stops) == sorted(chat_format(gguf).stops) and len(set(stops)) == 3
@@ -144,58 +148,36 @@ def test_the_modelfile_stops_where_llama_cpp_stops_and_is_greedy(gguf, tokenizer
     assert {name: float(values[name]) for name in ("temperature", "repeat_penalty", "num_ctx")} == {
         "temperature": 0.0, "repeat_penalty": 1.0, "num_ctx": 2048.0,
     }  # fmt: skip
-    assert not {"SYSTEM", "LICENSE"} & set(values)
-    assert values["FROM"] == str(gguf)
-
-
-def test_parameters_go_over_the_defaults(gguf):
-    wanted = {"temperature": 0.7, "seed": 3, "stop": ["Human:", "<|eot_id|>"]}
-    commands = read_modelfile(apps.modelfile(gguf, parameters=wanted))
-    assert [value for name, value in commands if name == "temperature"] == ["0.7"]
-    assert [value for name, value in commands if name == "seed"] == ["3"]
-    stops = [value for name, value in commands if name == "stop"]
-    assert stops[0] == "<|eot_id|>" and stops[-1] == "Human:" and len(stops) == len(set(stops)) == 4
-    one = read_modelfile(apps.modelfile(gguf, parameters={"stop": "###"}))
-    assert [value for name, value in one if name == "stop"][-1] == "###"
+    assert "SYSTEM" not in values
 
 
 @pytest.mark.parametrize(
     "text", ['"Quoted."', '"', 'ends with ""', "#not a comment\nFROM x", "a\r\nb", "\ta"]
 )
-def test_a_system_message_of_any_kind_arrives(gguf, text):
-    arrived = dict(read_modelfile(apps.modelfile(gguf, system=text)))["SYSTEM"]
-    assert arrived == text.replace("\r\n", "\n").strip()
+def test_a_system_message_of_any_kind_arrives(written_modelfile, text):
+    assert dict(written_modelfile(text))["SYSTEM"] == text.replace("\r\n", "\n").strip()
 
 
-def test_a_blank_system_message_is_none(gguf):
-    assert "SYSTEM" not in apps.modelfile(gguf, system=" \n")
+def test_a_blank_system_message_is_none(written_modelfile):
+    assert "SYSTEM" not in dict(written_modelfile(" \n"))
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"system": 'a """ b'}, "SYSTEM contains three double quotes"),
-        ({"licence": 'a"""'}, "LICENSE contains three double quotes"),
         ({"system": "a 👩\u200d👧 b"}, "SYSTEM has characters .* drop .*U\\+200D ZERO WIDTH JOINER, near 'a"),
         ({"system": "10\u00a0000 đồng"}, r"U\+00A0 NO-BREAK SPACE"),
-        ({"parameters": {"temprature": 1}}, "no parameter 'temprature', only min_p, .*temperature"),
-        ({"parameters": {"temperature": "0"}}, "temperature has to be a number, not '0'"),
-        ({"parameters": {"seed": True}}, "seed has to be a number, not True"),
-        ({"parameters": {"stop": ["a\nb"]}}, "cannot hold 'a.nb' for stop"),
-        ({"parameters": {"stop": '"'}}, "cannot hold '\"' for stop"),
-        ({"parameters": {"stop": " a"}}, "cannot hold ' a' for stop"),
-        ({"parameters": {"stop": "a\u200b"}}, "stop has characters .*U\\+200B"),
+        ({"source": "a\nb.gguf"}, "cannot hold 'a.nb.gguf' for FROM"),
+        ({"stops": ['"']}, "cannot hold '\"' for stop"),
+        ({"stops": [" a"]}, "cannot hold ' a' for stop"),
+        ({"stops": ["a\u200b"]}, "stop has characters .*U\\+200B"),
     ],
 )
 def test_what_a_modelfile_cannot_hold_is_refused(gguf, options, said):
+    parts = layout(chat_format(gguf))
     with pytest.raises(LessonError, match=said):
-        apps.modelfile(gguf, **options)
-
-
-def test_a_file_that_is_none_is_refused(tmp_path):
-    for make in (apps.modelfile, apps.ollama, apps.jan, apps.lm_studio, apps.gpt4all):
-        with pytest.raises(LessonError, match="There is no file"):
-            make(tmp_path / "none.gguf")
+        modelfile(**{"source": "a.gguf", "parts": parts, "stops": []} | options)
 
 
 # --- the layout of other templates
@@ -211,7 +193,7 @@ CURLY = CHATML.replace("<|im_start|>", "{{s}}").replace("\\n'", "\"\\n'")
 @pytest.mark.parametrize("template", [CHATML, CURLY, "{{ bos_token }}" + CHATML])
 def test_a_template_that_adds_no_system_header_is_taken_apart_too(template):
     form = ChatFormat(template, bos="<s>", eos="<|im_end|>", stops=("<|im_end|>",))
-    parts = apps.layout(form)
+    parts = layout(form)
     assert (parts.always_system, parts.dated) == (False, False)
     assert parts.bos == ("<s>" if template.startswith("{{ bos") else "")
     simple = replace(form, template=parts.jinja())
@@ -223,10 +205,10 @@ def test_a_template_that_adds_no_system_header_is_taken_apart_too(template):
 
 
 def test_the_parts_are_those_of_llama_3(gguf):
-    parts = apps.layout(chat_format(gguf), options=DATE)
+    parts = layout(chat_format(gguf))
     assert parts.before_system == (
         "<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n"
-        "Today Date: 26 Jul 2024\n\n"
+        f"Today Date: {datetime.now():%d %b %Y}\n\n"
     )
     assert parts.before_user == "<|start_header_id|>user<|end_header_id|>\n\n"
     assert parts.before_answer == parts.opening == "<|start_header_id|>assistant<|end_header_id|>\n\n"
@@ -252,83 +234,7 @@ def test_the_parts_are_those_of_llama_3(gguf):
 )  # fmt: skip
 def test_a_template_that_is_irregular_is_refused(template, said):
     with pytest.raises(LessonError, match=said):
-        apps.layout(ChatFormat(template, bos="", eos="<|im_end|>", stops=("<|im_end|>",)))
-
-
-# --- GPT4All, Jan, LM Studio
-
-
-def test_gpt4alls_template_writes_the_same_prompts_without_assigning(gguf, tokenizer):
-    recipe = apps.gpt4all(gguf, system=f" {SYSTEM}\n", template_options=DATE)
-    template = recipe.files["chat_template.jinja"]
-    for messages in conversations():
-        wanted = written(tokenizer, messages, **DATE)
-        rendered = tokenizer.apply_chat_template(
-            messages, chat_template=template.rstrip("\n"), tokenize=False, add_generation_prompt=True
-        )
-        assert rendered == wanted
-    assert "set " not in template and "macro" not in template
-    assert recipe.files["system_message.txt"] == SYSTEM + "\n"
-    assert "system_message.txt" in recipe.en and "system_message.txt" in recipe.vi
-    plain = apps.gpt4all(gguf)
-    assert set(plain.files) == {"chat_template.jinja"} and "system_message" not in plain.en + plain.vi
-
-
-def test_jans_file_names_a_place_below_its_data_folder(gguf, tmp_path):
-    recipe = apps.jan(gguf, publisher="nhom-1", system="Ngắn gọn.\nLịch sự.")
-    ((name, content),) = recipe.files.items()
-    settings = yaml.safe_load(content)
-    file = tmp_path / name  # the steps: copy the folder, put the file beside model.yml
-    file.parent.mkdir(parents=True)
-    file.write_text(content)
-    shutil.copy(gguf, file.parent)
-    assert (tmp_path / settings["model_path"]).stat().st_size == settings["size_bytes"] == gguf.stat().st_size
-    assert name == f"llamacpp/models/nhom-1/{gguf.stem}/model.yml"
-    assert (settings["name"], settings["embedding"]) == (gguf.stem, False)
-    for steps in (recipe.vi, recipe.en):
-        assert "   > Ngắn gọn.\n   > Lịch sự.\n" in steps
-        assert gguf.name in steps and "%APPDATA%\\Jan\\data" in steps
-    assert ">" not in apps.jan(gguf).en.replace("Settings > ", "").replace(" > Llama.cpp", "")
-
-
-def test_lm_studios_steps_name_both_levels_of_folders(gguf):
-    recipe = apps.lm_studio(gguf, publisher="nhom-1", system="Ngắn gọn.")
-    assert recipe.files == {}
-    for steps in (recipe.vi, recipe.en):
-        assert f"lms import {gguf.name} --user-repo nhom-1/{gguf.stem} --copy" in steps
-        assert f"~/.lmstudio/models/nhom-1/{gguf.stem}/{gguf.name}" in steps
-        assert "   > Ngắn gọn." in steps
-
-
-def test_names_that_jan_does_not_take_are_refused(gguf, tmp_path):
-    for make in (apps.jan, apps.lm_studio):
-        with pytest.raises(LessonError, match="The name 'nhóm' cannot be a model's folder"):
-            make(gguf, publisher="nhóm")
-        with pytest.raises(LessonError, match="The name '..' cannot be a model's folder"):
-            make(gguf, publisher="..")
-        spaced = tmp_path / "mô hình.gguf"
-        spaced.write_bytes(b"GGUF")
-        with pytest.raises(LessonError, match="The name 'mô hình' cannot be a model's folder"):
-            make(spaced)
-
-
-@pytest.mark.parametrize("make", [apps.ollama, apps.jan, apps.lm_studio, apps.gpt4all])
-def test_both_languages_say_the_same_and_what_was_not_tried(gguf, make):
-    recipe = make(gguf, system="Ngắn gọn.")
-    found = {
-        language: (
-            re.findall(r"https?://[^\s)`]+[^\s)`.,;]", steps),
-            re.findall(r"(?m)^\d\. ", steps),
-            re.findall(r"\*\*.+?\*\*", steps),
-            sorted(set(re.findall(r"`[^`\n]+`", steps))),
-        )
-        for language, steps in (("vi", recipe.vi), ("en", recipe.en))
-    }
-    assert found["vi"] == found["en"] and found["en"][0]
-    assert "$" not in recipe.vi + recipe.en
-    assert "Not tried:" in recipe.en and "Chưa thử:" in recipe.vi
-    language.use("vi")
-    assert str(recipe) == repr(recipe) == recipe._repr_markdown_() == recipe.vi != recipe.en
+        layout(ChatFormat(template, bos="", eos="<|im_end|>", stops=("<|im_end|>",)))
 
 
 # --- the whole folder
@@ -344,6 +250,84 @@ def export_folder(llama_export, tmp_path):
     return tmp_path / "export"
 
 
+@pytest.fixture
+def made(export_folder):
+    """A function: program, system message -> the files in the program's folder."""
+
+    def write(program, system=None):
+        files = content(apps.write(export_folder, system=system)[program])
+        return {name: text.decode() for name, text in files.items()}
+
+    return write
+
+
+def test_gpt4alls_template_writes_the_same_prompts_without_assigning(made, tokenizer):
+    files = made("gpt4all", f" {SYSTEM}\n")
+    template = files["chat_template.jinja"]
+    for messages in conversations():
+        rendered = tokenizer.apply_chat_template(
+            messages, chat_template=template.rstrip("\n"), tokenize=False, add_generation_prompt=True
+        )
+        assert rendered == written(tokenizer, messages)
+    assert "set " not in template and "macro" not in template
+    assert files["system_message.txt"] == SYSTEM + "\n"
+    assert "system_message.txt" in files["README.md"] and "system_message.txt" in files["README.vi.md"]
+    plain = made("gpt4all")
+    assert set(plain) == {"chat_template.jinja", "README.md", "README.vi.md"}
+    assert "system_message" not in "".join(plain.values())
+
+
+def test_jans_file_names_a_place_below_its_data_folder(made, gguf, tmp_path):
+    files = made("jan", "Ngắn gọn.\nLịch sự.")
+    (name,) = set(files) - {"README.md", "README.vi.md"}
+    settings = yaml.safe_load(files[name])
+    file = tmp_path / name  # the steps: copy the folder, put the file beside model.yml
+    file.parent.mkdir(parents=True)
+    file.write_text(files[name])
+    shutil.copy(gguf, file.parent)
+    assert (tmp_path / settings["model_path"]).stat().st_size == settings["size_bytes"] == gguf.stat().st_size
+    assert name == f"llamacpp/models/lessonlib/{gguf.stem}/model.yml"
+    assert (settings["name"], settings["embedding"]) == (gguf.stem, False)
+    for steps in (files["README.vi.md"], files["README.md"]):
+        assert "   > Ngắn gọn.\n   > Lịch sự.\n" in steps
+        assert gguf.name in steps and "%APPDATA%\\Jan\\data" in steps
+    assert ">" not in made("jan")["README.md"].replace("Settings > ", "").replace(" > Llama.cpp", "")
+
+
+def test_lm_studios_steps_name_both_levels_of_folders(made, gguf):
+    files = made("lm_studio", "Ngắn gọn.")
+    assert set(files) == {"README.md", "README.vi.md"}
+    for steps in files.values():
+        assert f"lms import {gguf.name} --user-repo lessonlib/{gguf.stem} --copy" in steps
+        assert f"~/.lmstudio/models/lessonlib/{gguf.stem}/{gguf.name}" in steps
+        assert "   > Ngắn gọn." in steps
+
+
+def test_a_name_that_jan_does_not_take_is_refused(export_folder):
+    (file,) = export_folder.glob("gguf/*-q4_k_m.gguf")
+    file.rename(file.with_name("mô hình-q4_k_m.gguf"))
+    with pytest.raises(LessonError, match="The name 'mô hình-q4_k_m' cannot be a model's folder"):
+        apps.write(export_folder)
+
+
+@pytest.mark.parametrize("program", ["ollama", "jan", "lm_studio", "gpt4all"])
+def test_both_languages_say_the_same_and_what_was_not_tried(made, program):
+    files = made(program, "Ngắn gọn.")
+    vi, en = files["README.vi.md"], files["README.md"]
+    found = {
+        language: (
+            re.findall(r"https?://[^\s)`]+[^\s)`.,;]", steps),
+            re.findall(r"(?m)^\d\. ", steps),
+            re.findall(r"\*\*.+?\*\*", steps),
+            sorted(set(re.findall(r"`[^`\n]+`", steps))),
+        )
+        for language, steps in (("vi", vi), ("en", en))
+    }
+    assert found["vi"] == found["en"] and found["en"][0]
+    assert "$" not in vi + en
+    assert "Not tried:" in en and "Chưa thử:" in vi
+
+
 def content(folder):
     return {
         str(path.relative_to(folder)): path.read_bytes()
@@ -353,7 +337,7 @@ def content(folder):
 
 
 def test_everything_is_written_for_every_program_in_both_languages(export_folder, llama_export):
-    folders = apps.write(export_folder, system=SYSTEM, licence="llama3.2", template_options=DATE)
+    folders = apps.write(export_folder, system=SYSTEM)
     assert folders == {
         name: export_folder / "apps" / name for name in ("ollama", "jan", "lm_studio", "gpt4all")
     }
@@ -374,17 +358,17 @@ def test_everything_is_written_for_every_program_in_both_languages(export_folder
 
 
 def test_writing_again_gives_the_same_and_another_kind_replaces_all(export_folder):
-    apps.write(export_folder, template_options=DATE)
+    apps.write(export_folder)
     first = content(export_folder / "apps")
-    apps.write(export_folder, template_options=DATE)
+    apps.write(export_folder)
     assert content(export_folder / "apps") == first
-    apps.write(export_folder, kind="f16", template_options=DATE)
+    apps.write(export_folder, kind="f16")
     second = content(export_folder / "apps")
     assert not any("q4_k_m" in name for name in second) and b"q4_k_m" not in b"".join(second.values())
 
 
 def test_a_failure_leaves_what_was_there(export_folder):
-    apps.write(export_folder, template_options=DATE)
+    apps.write(export_folder)
     before = content(export_folder)
     with pytest.raises(LessonError, match="three double quotes"):
         apps.write(export_folder, system='"""')

@@ -8,20 +8,16 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 
 import pytest
 
 from lessonlib import serving
 from lessonlib.runtime import _language as language
 from lessonlib.runtime._language import LessonError
-from lessonlib.serving import _client as client
 from lessonlib.serving import _gpt4all as gpt4all
 from lessonlib.serving import _server as server
-from lessonlib.serving._client import completion
-from lessonlib.serving._formats import chat_format
+from lessonlib.serving._llama import chat_format
 
-DATE = {"date_string": "26 Jul 2024"}
 SYSTEM = {"role": "system", "content": "Bạn là trợ lý của cửa hàng."}
 CONVERSATIONS = [
     [{"role": "user", "content": "Đơn hàng của tôi đâu rồi?"}],
@@ -59,7 +55,7 @@ def greedy(llama_export):
 
     def answer(messages):
         ids = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=False, **DATE
+            messages, add_generation_prompt=True, return_dict=False
         )  # fmt: skip
         prompt, leads = len(ids), []
         with torch.no_grad():
@@ -113,15 +109,13 @@ def test_llama_cpp_is_given_the_prompt_of_training_and_answers_as_transformers(
 ):
     compared = 0
     for messages in CONVERSATIONS:
-        said = serving.ask_llama_cpp(
-            llama_export.gguf[kind], messages, max_tokens=LONGEST, template_options=DATE
-        )
+        said = serving.ask_llama_cpp(llama_export.gguf[kind], messages, max_tokens=LONGEST)
         compared += check_answer(greedy, messages, said)
     assert prompts == [greedy(messages)[0] for messages in CONVERSATIONS]  # BOS once, the same date
     assert compared >= 3
 
 
-def test_the_same_file_answers_the_same_each_time_and_without_options(f32):
+def test_the_same_file_answers_the_same_each_time(f32):
     said = {serving.ask_llama_cpp(f32, CONVERSATIONS[0], max_tokens=8) for _ in range(2)}
     assert len(said) == 1
 
@@ -129,7 +123,7 @@ def test_the_same_file_answers_the_same_each_time_and_without_options(f32):
 def test_gpt4all_answers_as_transformers(f32, greedy):
     compared = 0
     for messages in CONVERSATIONS[1:]:
-        said = serving.ask_gpt4all(f32, messages, max_tokens=LONGEST, template_options=DATE)
+        said = serving.ask_gpt4all(f32, messages, max_tokens=LONGEST)
         compared += check_answer(greedy, messages, said)
     assert compared >= 2
 
@@ -142,10 +136,10 @@ def test_gpt4all_is_given_the_whole_prompt_without_its_bos(f32, monkeypatch):
         return subprocess.CompletedProcess(command, 0, '{"answer": "x", "problems": []}', "")
 
     monkeypatch.setattr(gpt4all.subprocess, "run", noted)
-    assert serving.ask_gpt4all(f32, CONVERSATIONS[2], max_tokens=7, template_options=DATE) == "x"
+    assert serving.ask_gpt4all(f32, CONVERSATIONS[2], max_tokens=7) == "x"
     (task,) = tasks
     form = chat_format(f32)
-    whole = form.render(CONVERSATIONS[2], options=DATE)
+    whole = form.render(CONVERSATIONS[2])
     assert form.bos + task["before"] + task["question"] + task["after"] == whole
     assert task["before"].count("<|eot_id|>") == 3 and not task["before"].startswith(form.bos)
     assert task["max_tokens"] == 7
@@ -158,10 +152,10 @@ def test_the_chat_format_is_that_of_the_tokenizer(f32, greedy):
     assert form.stops[0] == "<|eot_id|>"
     assert set(form.stops) == {"<|eot_id|>", "<|end_of_text|>", "<|eom_id|>"}
     for messages in CONVERSATIONS:
-        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **DATE)
-        assert form.render(messages, options=DATE) == rendered
-        closed = tokenizer.apply_chat_template(messages, tokenize=False, **DATE)
-        assert form.render(messages, ask=False, options=DATE) == closed
+        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        assert form.render(messages) == rendered
+        closed = tokenizer.apply_chat_template(messages, tokenize=False)
+        assert form.render(messages, ask=False) == closed
 
 
 # --- the server
@@ -169,21 +163,39 @@ def test_the_chat_format_is_that_of_the_tokenizer(f32, greedy):
 
 @pytest.fixture(scope="module")
 def url(f32):
-    """A server with the date of the tests, started where the environment names other addresses."""
+    """A server started where the environment names other addresses."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOST", "0.0.0.0")
         patch.setenv("PORT", "1")
-        with serving.llama_server(f32, template_options=DATE, context=512) as address:
+        with serving.llama_server(f32, context=512) as address:
             yield address
 
 
-def test_the_server_answers_as_transformers_and_counts_the_tokens(url, greedy):
+@pytest.fixture
+def replies(monkeypatch):
+    """What is sent to the server, and what it answers, call by call."""
+    import httpx
+
+    seen, post = [], httpx.Client.post
+
+    def noted(self, url, *, json):
+        reply = post(self, url, json=json)
+        seen.append((json, reply.json()))
+        return reply
+
+    monkeypatch.setattr(httpx.Client, "post", noted)
+    return seen
+
+
+def test_the_server_answers_as_transformers_and_counts_the_tokens(url, greedy, replies):
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     for messages in CONVERSATIONS:
-        reply = completion(url, messages, max_tokens=LONGEST)
-        said = reply["choices"][0]["message"]["content"]
+        said = serving.chat(url, messages, max_tokens=LONGEST)
         check_answer(greedy, messages, said)
         prompt, ids, sure = greedy(messages)
+        request, reply = replies.pop()
+        asked = (request["temperature"], request["repeat_penalty"], request["max_tokens"])
+        assert asked == (0.0, 1.0, LONGEST)  # nothing but the likeliest token
         assert reply["usage"]["prompt_tokens"] == len(prompt)
         if sure > len(ids):
             assert reply["usage"]["completion_tokens"] == len(ids)
@@ -215,11 +227,6 @@ def test_only_this_machine_reaches_the_server(url):
         socket.create_connection(("127.0.0.2", port), timeout=10)
 
 
-def test_a_request_asks_for_nothing_but_the_likeliest_token():
-    request = client._request(CONVERSATIONS[0], 5)
-    assert (request["temperature"], request["repeat_penalty"], request["max_tokens"]) == (0.0, 1.0, 5)
-
-
 def test_the_servers_own_error_is_told(url):
     long = [{"role": "user", "content": "a b " * 600}]
     with pytest.raises(LessonError, match="answered with an error 400.*context"):
@@ -230,27 +237,15 @@ def test_the_servers_own_error_is_told(url):
         list(serving.chat(f"{url}/nowhere", CONVERSATIONS[0], stream=True))
 
 
-@contextmanager
-def taken_port():
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        holder.listen()
-        yield holder.getsockname()[1]
-
-
 def free(port):
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def test_the_server_ends_with_the_block_also_after_an_error(f32):
-    with taken_port() as port:
-        pass
-    with (
-        pytest.raises(KeyboardInterrupt),
-        serving.llama_server(f32, port=port) as address,
-    ):
-        assert address == f"http://127.0.0.1:{port}/v1" and not free(port)
+    with pytest.raises(KeyboardInterrupt), serving.llama_server(f32) as address:
+        port = int(re.fullmatch(r"http://127.0.0.1:(\d+)/v1", address)[1])
+        assert not free(port)
         raise KeyboardInterrupt  # what interrupting a notebook's kernel does
     assert free(port)
     for stream in (False, True):
@@ -275,15 +270,6 @@ def test_the_server_does_not_outlive_a_killed_process(f32):
     pytest.fail("the server is still there")
 
 
-def test_a_taken_port_is_refused(f32):
-    with (
-        taken_port() as port,
-        pytest.raises(LessonError, match=f"Port {port} cannot be used"),
-        serving.llama_server(f32, port=port),
-    ):
-        pass
-
-
 def test_a_server_that_ends_shows_what_it_wrote(f32, monkeypatch):
     monkeypatch.setattr(server, "_SERVE", "raise SystemExit('no memory left')")
     with (
@@ -298,14 +284,13 @@ def test_the_server_is_told_what_to_do(f32, monkeypatch):
     monkeypatch.setattr(server, "_SERVE", "import sys; print(open(sys.argv[2]).read()); raise SystemExit(3)")
     with (
         pytest.raises(LessonError) as problem,
-        serving.llama_server(f32, context=300, template_options=DATE),
+        serving.llama_server(f32, context=300),
     ):
         pass
     told = json.loads(problem.value.en.splitlines()[-1])
     (model,) = told["models"]
     assert (told["host"], told["interrupt_requests"]) == ("127.0.0.1", False)
     assert (model["model"], model["n_ctx"], model["logits_all"]) == (str(f32), 300, False)
-    assert model["chat_template_kwargs"] == DATE
     assert model["n_threads"] == model["n_threads_batch"] == int(os.environ["OMP_NUM_THREADS"])
 
 
@@ -370,8 +355,8 @@ def test_a_file_without_a_usable_chat_template_is_refused(llama_export, tmp_path
         with pytest.raises(LessonError, match="has no chat template"):
             ask(bare, CONVERSATIONS[0])
     broken = edited(f16, tmp_path, b"{%- macro turn(role", b"{%- macrX turn(role")
-    with pytest.raises(LessonError, match="refuses this conversation.*macrX"):
-        chat_format(broken).render(CONVERSATIONS[0])
+    with pytest.raises(LessonError, match="cannot open .*macrX"):
+        chat_format(broken)
     with pytest.raises(LessonError, match="cannot open .*macrX"):
         serving.ask_llama_cpp(broken, CONVERSATIONS[0])
 

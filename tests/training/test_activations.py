@@ -24,7 +24,8 @@ def tiny(request):
 
 def shadow_of(model, config, dtype="float32"):
     """The model as `memory.plan` hands it to this module."""
-    return memory._with_adapters(memory._skeleton(model, dtype), config)
+    empty = lora.empty_copy(model, dtype)
+    return lora.with_adapters(empty, config) if config else empty
 
 
 def estimate(model, config, dtype="float32", rows=ROWS, length=LENGTH, **options):

@@ -316,7 +316,7 @@ def test_what_comes_once_the_logits_are_gone_counts_where_it_is_more(checkpointi
         for loss in ("full", "chunked")
     )
     kept, later = memory.activations.kept(
-        memory._with_adapters(memory._skeleton(base, "float16"), config), batch_size=1, length=2048, size=2,
+        lora.with_adapters(lora.empty_copy(base, "float16"), config), batch_size=1, length=2048, size=2,
         checkpointing=checkpointing, largest=16384 * 3072,
     )
     assert full["logits"] > later > chunked["logits"] > 0

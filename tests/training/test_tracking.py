@@ -8,19 +8,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from faulty_hub import FaultyHub
-from huggingface_hub.utils import _http
 from wandb.proto import wandb_internal_pb2
 from wandb_server import WandbServer
 
-from lessonlib.export._hub_login import hub_login
-from lessonlib.export._loopback import Token
 from lessonlib.runtime import _language as language
-from lessonlib.runtime._detect import Secret, detect
+from lessonlib.runtime._detect import detect
 from lessonlib.runtime._language import LessonError
 from lessonlib.training import _tracking as tracking
 from lessonlib.training import _trainer as training
-from lessonlib.training import _wandb_log as wandb_log
 
 KEY = "0123456789abcdef" * 2 + "01234567"  # 40 characters, as W&B's keys
 OTHER = KEY[::-1]
@@ -38,75 +33,6 @@ def no_secrets(monkeypatch):
 @pytest.fixture
 def rt(tmp_path):
     return detect(family="llama", profile="rehearsal", gpu=None, work=tmp_path / "work")
-
-
-# ---- Hugging Face ----
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)
-    with FaultyHub(user="nga") as server:
-        yield server
-
-
-def test_the_hub_says_who_is_logged_in(hub, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", f"  {hub.token}\n")
-    login = hub_login(endpoint=hub.url)
-    assert (login.user, login.token, login.endpoint) == ("nga", hub.token, hub.url)
-    assert hub_login(endpoint=hub.url, token=hub.token) == login
-    assert isinstance(login.token, Secret) and hub.token not in repr(login)
-    assert {request.token for request in hub.requests} == {hub.token}
-
-
-def test_the_token_is_stored_nowhere(hub, monkeypatch, tmp_path):
-    from huggingface_hub import constants
-
-    for name in ("HF_TOKEN_PATH", "HF_STORED_TOKENS_PATH"):
-        monkeypatch.setattr(constants, name, str(tmp_path / name))
-    hub_login(endpoint=hub.url, token=hub.token)
-    assert list(tmp_path.iterdir()) == [] and hub.token not in os.environ.values()
-
-
-def test_without_a_token_it_says_where_to_put_it(hub):
-    with pytest.raises(LessonError, match="HF_TOKEN is missing. Set the environment variable HF_TOKEN"):
-        hub_login(endpoint=hub.url)
-    assert hub.requests == []
-
-
-def test_an_unknown_token_names_page_and_permission(hub, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "hf_mistyped")
-    said = "does not know the token.*huggingface.co/settings/tokens.*permission Write.*secret HF_TOKEN"
-    with pytest.raises(LessonError, match=said) as caught:
-        hub_login(endpoint=hub.url)
-    assert "hf_mistyped" not in caught.value.en + caught.value.vi and "quyền Write" in caught.value.vi
-
-
-@pytest.mark.parametrize("role, permissions, writes", [
-    ("read", (), False), ("write", (), True), ("something new", (), True), ("fineGrained", (), False),
-    ("fineGrained", ("repo.content.read",), False), ("fineGrained", ("discussion.write", "repo.write"), True),
-])  # fmt: skip
-def test_a_token_that_only_reads_is_refused(hub, role, permissions, writes):
-    hub.tokens["hf_this"] = Token("nga", role, permissions)
-    if writes:
-        assert hub_login(endpoint=hub.url, token="hf_this").user == "nga"
-    else:
-        with pytest.raises(LessonError, match="may only read.*settings/tokens.*type Write"):
-            hub_login(endpoint=hub.url, token="hf_this")
-
-
-def test_an_outage_names_the_status(hub):
-    hub.outage = 503
-    with pytest.raises(LessonError, match="error 503 when asked about the token.*status.huggingface.co"):
-        hub_login(endpoint=hub.url, token=hub.token)
-
-
-def test_a_hub_that_cannot_be_reached_points_to_the_rehearsal(hub):
-    hub.fail = lambda request: 0
-    with pytest.raises(LessonError, match="cannot be reached.*HF_HUB_OFFLINE.*export.hub"):
-        hub_login(endpoint=hub.url, token=hub.token)
-    with pytest.raises(LessonError, match="cannot be reached.*HF_HUB_OFFLINE"):  # huggingface.co
-        hub_login(token="hf_anything")
 
 
 # ---- W&B: what is read back is what was trained ----
@@ -253,7 +179,7 @@ def test_without_a_key_nothing_asks_nothing_waits_nothing_goes_out(places):
     assert printed == [f"W&B: offline (no WANDB_API_KEY), kept in {work / 'wandb'}"] * 2 and errors == ""
     assert list(home.rglob("*")) == []
     (file,) = (work / told[0]["folder"]).glob("*.wandb")
-    messages = [wandb_internal_pb2.Record.FromString(record) for record in wandb_log._records(file)]
+    messages = [wandb_internal_pb2.Record.FromString(record) for record in tracking._records(file)]
     (run,) = (message.run for message in messages if message.HasField("run"))
     assert run.project == "lesson-03" and not run.host and not run.HasField("git")
     kinds = {message.WhichOneof("record_type") for message in messages}

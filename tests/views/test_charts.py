@@ -1,6 +1,7 @@
 """charts: what is drawn is what was given; equal pictures for equal numbers; both languages."""
 
 import io
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -71,6 +72,59 @@ def test_nothing_to_draw_is_refused():
     language.use("vi")
     with pytest.raises(LessonError, match="'a' không có gì để vẽ"):
         charts.loss_curve({"a": pd.DataFrame({"step": [1]})})
+
+
+# --- live_loss ---
+
+LOG = [
+    {"step": 10, "loss": 3.2, "epoch": 0.5, "learning_rate": 1e-3},
+    {"step": 20, "loss": 2.1, "epoch": 1.0, "learning_rate": 5e-4},
+    {"step": 20, "eval_loss": 2.4, "epoch": 1.0},
+]
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Every figure that is displayed or put in the place of one, as its lines' points."""
+    import IPython.display
+
+    figures = []
+
+    def points(figure):
+        return [line.get_xydata().tolist() for line in figure.axes[0].get_lines()]
+
+    def display(figure, *, display_id):
+        assert display_id is True
+        figures.append(("new", points(figure)))
+        return SimpleNamespace(update=lambda figure: figures.append(("update", points(figure))))
+
+    monkeypatch.setattr(IPython.display, "display", display)
+    monkeypatch.delenv("LESSONLIB_HEADLESS", raising=False)
+    return figures
+
+
+def log(callback, count):
+    callback.on_log(None, SimpleNamespace(log_history=LOG[:count]), None)
+
+
+def test_one_picture_is_kept_up_to_date(shown):
+    callback = charts.live_loss("run")
+    for count in (1, 2, 3):
+        log(callback, count)
+    assert [kind for kind, _ in shown] == ["new", "update", "update"]
+    assert shown[0][1] == [[[10.0, 3.2]]]
+    assert sorted(shown[-1][1]) == [[[10.0, 3.2], [20.0, 2.1]], [[20.0, 2.4]]]
+
+
+def test_a_log_without_losses_draws_nothing(shown):
+    charts.live_loss().on_log(None, SimpleNamespace(log_history=[{"step": 1, "grad_norm": 1.0}]), None)
+    assert shown == []
+
+
+def test_nobody_watches_a_headless_run(shown, monkeypatch):
+    monkeypatch.setenv("LESSONLIB_HEADLESS", "1")
+    log(charts.live_loss(), 3)
+    assert shown == []
 
 
 # --- memory_bars ---
@@ -265,3 +319,101 @@ def test_pictures_stay_out_of_pyplot_and_can_be_saved(picture, plans, weight):
     assert pyplot.get_fignums() == before
     figure.savefig(io.BytesIO(), format="svg")
     assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+# --- confusion ---
+
+
+def report(*turns):
+    """(wanted names, called names, error) as a report."""
+    return pd.DataFrame(
+        {
+            "expected": [{"name": name, "arguments": {}} for name in wanted],
+            "got": [{"name": name, "arguments": {}} for name in got],
+            "error": error,
+        }
+        for wanted, got, error in turns
+    )
+
+
+REPORT = report(
+    ("a", "a", None),
+    ("a", "a", "value"),
+    ("a", "b", "name"),
+    ("a", "", "no_call"),
+    ("b", "", "unreadable"),
+    ("b", ["invented"], "name"),
+    ("ab", "ba", None),
+    ("ab", "cb", "name"),  # b belongs to b, so c came for a
+    ("ab", "b", "call_count"),
+    ("a", "aa", "call_count"),
+    ("", "", None),
+    ("", "a", "called_without_need"),
+    ("", "", "unreadable"),
+)
+
+
+def cells(figure):
+    axes = figure.axes[0]
+    rows, columns = (
+        [label.get_text() for label in labels] for labels in (axes.get_yticklabels(), axes.get_xticklabels())
+    )
+    places = [(note.get_position(), note.get_text()) for note in axes.texts]
+    return {(rows[int(y)], columns[int(x)]): shown for (x, y), shown in places}
+
+
+def test_each_cell_counts_what_was_wanted_and_what_came():
+    assert cells(charts.confusion(REPORT)) == {
+        ("a (8)", "a"): "4", ("a (8)", "b"): "1", ("a (8)", "no call"): "2", ("a (8)", "another name"): "1",
+        ("b (5)", "b"): "3", ("b (5)", "unreadable"): "1", ("b (5)", "another name"): "1",
+        ("no call (4)", "no call"): "1", ("no call (4)", "a"): "2", ("no call (4)", "unreadable"): "1",
+    }  # fmt: skip
+
+
+def test_the_diagonal_is_framed_and_unused_columns_are_left_out():
+    axes = charts.confusion(report(("b", "b", None), ("a", "b", "name"), ("", "", None))).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b", "no call"]
+    assert [frame.get_xy() for frame in axes.patches] == [(at - 0.5, at - 0.5) for at in range(3)]
+    assert axes.images[0].get_array().tolist() == [[0, 1, 0], [0, 1, 0], [0, 0, 1]]
+
+
+def test_confusion_in_both_languages():
+    axes = charts.confusion(REPORT).axes[0]
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("tool that was wanted (times)", "tool that was called")
+    language.use("vi")
+    axes = charts.confusion(REPORT).axes[0]
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("công cụ cần gọi (số lần)", "công cụ được gọi")
+    assert [label.get_text() for label in axes.get_xticklabels()] == [
+        "a", "b", "không gọi", "không đọc được", "tên khác"
+    ]  # fmt: skip
+
+
+def test_fourteen_tools_have_room():
+    names = [f"get_exchange_rate_{number}" for number in range(14)]
+    fourteen = report(*(([name], [name], None) for name in names))
+    figure = charts.confusion(fourteen)
+    picture = figure._repr_png_()
+    assert picture.startswith(b"\x89PNG") and b"matplotlib" not in picture
+    width = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert all(above.y0 >= below.y1 for above, below in zip(width, width[1:], strict=False))
+    box = figure.axes[0].get_window_extent()
+    assert min(box.width, box.height) / 15 > 25  # pixels a cell
+    assert min(label.x0 for label in width) >= 0
+
+
+def test_confusion_stays_out_of_pyplot():
+    from matplotlib import pyplot
+
+    before = pyplot.get_fignums()
+    charts.confusion(REPORT)
+    assert pyplot.get_fignums() == before
+
+
+def test_what_is_no_report_is_refused():
+    with pytest.raises(LessonError, match="takes a table of tools.report, this has 0 rows"):
+        charts.confusion(REPORT.iloc[:0])
+    with pytest.raises(LessonError, match="this has 1 rows and the columns \\['id'\\]"):
+        charts.confusion(pd.DataFrame({"id": [1]}))
+    language.use("vi")
+    with pytest.raises(LessonError, match="cần bảng của tools.report, đang có 1 dòng"):
+        charts.confusion(pd.DataFrame({"id": [1]}))

@@ -17,10 +17,9 @@ from lessonlib.evaluation._answers import continuations, stop_ids
 from lessonlib.evaluation._parity import ROUNDING, rounding
 from lessonlib.export._gguf import KINDS
 from lessonlib.export._gguf_parity import _compare as compare
-from lessonlib.export._gguf_parity._bytes import unspelled
 from lessonlib.export._gguf_parity._child import GgufModel
 from lessonlib.export._gguf_parity._report import Row, Verified
-from lessonlib.export._gguf_parity._texts import conversations, strings
+from lessonlib.export._gguf_parity._texts import conversations, strings, unspelled
 from lessonlib.runtime import _llama_cpp as llama_cpp_tools
 from lessonlib.runtime._language import LessonError
 
@@ -42,9 +41,7 @@ def verify(
     gguf: Mapping[str, str | os.PathLike] | None = None,
     texts: Sequence[str] | None = None,
     template_options: Mapping[str, Any] | None = None,
-    tolerance: Mapping[str, float] = ROUNDING,
     max_new_tokens: int = 32,
-    threads: int | None = None,
 ) -> Verified:
     """Compare every exported artifact with the trained model.
 
@@ -62,11 +59,7 @@ def verify(
             are tokenised as well.
         template_options: further variables of the chat template, such as {"date_string": "26 Jul 2024"};
             with GGUF files values of JSON.
-        tolerance: the |logit difference| that is rounding, by number format, as a share of the standard
-            deviation of the trained model's logits. The coarsest on the way counts: what the trained model
-            computes in (16 bits: three times as much), the merged weights, the file.
         max_new_tokens: length of the greedy answers.
-        threads: that llama.cpp computes with; None: as many as torch.
 
     Returns:
         A `Verified`: `ok`, `problems`, `table()`. What is wrong with an artifact raises nothing, it is there.
@@ -82,18 +75,19 @@ def verify(
         trained, tokenizer, prompts, texts=strings() if texts is None else texts,
         options=template_options or {}, max_new_tokens=max_new_tokens,
     )  # fmt: skip
-    share = rounding(trained.get_base_model().dtype, tolerance)
+    share = rounding(trained)
     rows = []
     if merged is not None:
         from transformers import AutoConfig
 
         # Files made of 16-bit weights, too, cannot be nearer to the trained model than those are.
         stored = _format(AutoConfig.from_pretrained(merged, local_files_only=True).dtype)
-        share = max(share, tolerance[stored])
+        share = max(share, ROUNDING[stored])
         rows.append(_merged_row(said, trained, Path(merged), share * said.spread, max_new_tokens))
+    lacking = unspelled(tokenizer, [*said.texts, *said.chats]) if files else {}
     for kind in sorted(files, key=KINDS.index):
-        bound = max(share, tolerance[FORMATS[kind]]) * said.spread if kind in FORMATS else None
-        rows.append(_gguf_row(said, kind, files[kind], bound, max_new_tokens, threads))
+        bound = max(share, ROUNDING[FORMATS[kind]]) * said.spread if kind in FORMATS else None
+        rows.append(_gguf_row(said, kind, files[kind], bound, lacking, max_new_tokens))
     there = {row.name for row in rows}
     missing = tuple(name for name in ("merged", *KINDS) if name not in there)
     return Verified(tuple(rows), missing, effect=said.effect, spread=said.spread)
@@ -178,21 +172,21 @@ def _merged_row(
 
 
 def _gguf_row(
-    said: compare.Trained, kind: str, file: Path, tolerance: float | None, max_new_tokens: int,
-    threads: int | None,
+    said: compare.Trained, kind: str, file: Path, tolerance: float | None, lacking: Mapping[int, set[int]],
+    max_new_tokens: int,
 ) -> Row:  # fmt: skip
     import torch
 
-    row = Row(kind, file.stat().st_size / 1e6, tolerance=tolerance)
+    row = Row(
+        kind, file.stat().st_size / 1e6, tolerance=tolerance, left_out=len(lacking),
+        no_token=frozenset().union(*lacking.values()),
+    )  # fmt: skip
     longest = max(map(len, said.encoded)) + max_new_tokens
-    texts = [*said.texts, *said.chats]
-    lacking = unspelled(said.tokenizer, texts)
-    row = replace(row, left_out=len(lacking), no_token=frozenset().union(*lacking.values()))
-    texts = ["" if at in lacking else text for at, text in enumerate(texts)]
+    texts = ["" if at in lacking else text for at, text in enumerate([*said.texts, *said.chats])]
     bos = said.tokenizer.bos_token
     answers, logits = [], []
     try:
-        with GgufModel(file, context=longest, threads=threads or torch.get_num_threads()) as model:
+        with GgufModel(file, context=longest, threads=torch.get_num_threads()) as model:
             if other := _other_vocabulary(said, model.vocabulary):
                 return replace(row, unreadable=other)
             for prompt, answer in zip(said.encoded, said.answers, strict=True):

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 from lessonlib.runtime._language import LessonError, Translated
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     import numpy as np
 
 # With the parent's own path: `-m` would look for lessonlib where Python starts, and put its folder first.
@@ -68,9 +66,7 @@ class GgufModel:
     def __enter__(self) -> "GgufModel":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

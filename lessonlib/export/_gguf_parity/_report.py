@@ -236,18 +236,6 @@ class Verified:
             )
         return " ".join(said)
 
-    def row(self, name: str) -> Row:
-        """The row of one artifact, such as "merged" or "q8_0".
-
-        Raises:
-            LessonError: it was not compared.
-        """
-        for row in self.rows:
-            if row.name == name:
-                return row
-        there = ", ".join(row.name for row in self.rows)
-        raise LessonError("There is no {name!r} among what was compared: {there}.", name=name, there=there)
-
     def raise_if_broken(self) -> None:
         """Raises LessonError with what no rounding explains, if there is any (`Row.broken`). The rest is in
         the table and in `problems`, and stops nothing."""

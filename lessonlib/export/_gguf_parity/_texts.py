@@ -1,17 +1,20 @@
 """Texts on which two tokenizers that are not the same come apart, and conversations for two chat templates.
 
-Both are made here by rule, without a network: the same call gives the same texts on every machine.
+Both are made here by rule, without a network: the same call gives the same texts on every machine. Last comes
+which of them a vocabulary cannot spell.
 """
 
 import json
 import random
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
+from typing import Any
 
-from lessonlib.runtime._language import LessonError
+from lessonlib.formatting._rows import byte_letters
 from lessonlib.runtime._paths import dataset_dir
 
 COUNT = 10_000
+SPACE = "▁"  # what SentencePiece writes for a space
 Message = dict[str, str]
 
 _ONSETS = (
@@ -73,7 +76,7 @@ _SCRIPTS = (
 _COMBINING = ("\u0301", "\u0323", "\u094d", "\u093f", "\u0e35", "\u0e48", "\u064e", "\u05b8", "\u3099")
 
 
-def strings(count: int = COUNT, *, seed: int = 0) -> list[str]:
+def strings(count: int = COUNT) -> list[str]:
     """Texts to compare two tokenizers on: what tells them apart stands in places that nobody types by hand.
 
     In turn one of each kind: the course's own sentences, Vietnamese in NFC (one code point a letter), in NFD
@@ -81,22 +84,14 @@ def strings(count: int = COUNT, *, seed: int = 0) -> list[str]:
     white space, other scripts, near misses of special tokens, and several of these in one text.
 
     Args:
-        count: how many.
-        seed: another seed gives other texts.
+        count: how many, 1 or more.
 
     Returns:
         `count` different texts, none empty, without a special token of any model of the course.
-
-    Raises:
-        LessonError: a count below 1.
     """
-    if count < 1:
-        raise LessonError(
-            "count={count}: at least one text is needed to compare two tokenizers.", count=count,
-        )
     made: dict[str, None] = {}
-    sources = [_endless(kind, random.Random(f"{seed}/{kind.__name__}")) for kind in _KINDS]
-    sources.append(_course(random.Random(f"{seed}/course")))
+    sources = [_endless(kind, random.Random(f"0/{kind.__name__}")) for kind in _KINDS]
+    sources.append(_course(random.Random("0/course")))
     while len(made) < count:
         for source in sources:
             made[next(source)] = None
@@ -247,3 +242,34 @@ def _mixed(dice: random.Random) -> str:
 _KINDS = (
     _nfc, _nfd, _nfc_and_nfd, _english, _emoji, _code, _numbers, _white_space, _scripts, _near_misses, _mixed,
 )  # fmt: skip
+
+
+def unspelled(tokenizer: Any, texts: Sequence[str]) -> dict[int, set[int]]:
+    """The texts that need a byte for which the vocabulary has no token.
+
+    A vocabulary falls back on single bytes for what it has no token for. Some have less than 256 of them
+    (that of SmolLM2), and then what happens to the others is nothing that an export could keep or lose:
+    transformers drops them, or does something else of its own, and llama.cpp may abort.
+
+    Args:
+        tokenizer: of transformers; byte-level BPE, or SentencePiece with its byte fallback.
+        texts: what is to be tokenised.
+
+    Returns:
+        Place of the text in `texts` -> the bytes that are missing for it. Empty for a whole vocabulary.
+    """
+    vocabulary = tokenizer.get_vocab()
+    sentencepiece = SPACE in vocabulary  # no byte letter: byte-level BPE spells it with three
+    names = {f"<0x{byte:02X}>": byte for byte in range(256)} if sentencepiece else byte_letters()
+    missing = {byte for name, byte in names.items() if name not in vocabulary}
+    if not missing:
+        return {}
+    known: Container[str] = vocabulary if sentencepiece else ()
+    found = {}
+    for at, text in enumerate(texts):
+        if sentencepiece:  # a character with a token of its own needs no bytes
+            text = text.replace(" ", SPACE)
+        spelled = {byte for letter in set(text) if letter not in known for byte in letter.encode()}
+        if lacking := spelled & missing:
+            found[at] = lacking
+    return found

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from lessonlib.export._loopback._state import BAD_TOKEN, HubState, Token
-from lessonlib.export._loopback._store import CHUNK, File, Repository
+from lessonlib.export._loopback._store import BAD_TOKEN, CHUNK, File, HubState, Token
 from lessonlib.export._loopback._uploads import Uploads
 
 
@@ -16,12 +15,11 @@ from lessonlib.export._loopback._uploads import Uploads
 class HubServer(HubState):
     """A Hub on a free port of 127.0.0.1 while its `with` block runs, or from `start()` to `close()`.
 
-    It serves folders as repositories at one commit each (`add`) and takes pushes from tokens it knows.
-    Uploads lie in a temporary folder that goes with it.
+    It takes pushes from tokens it knows, and gives out what was pushed. Uploads lie in a temporary folder
+    that goes with it.
 
     Args:
         user: the account of the one token that is known from the start, `token` (made up, may write).
-        part_size: large files above it are uploaded in parts of this many bytes, as on the Hub.
 
     Attributes:
         url: the endpoint.
@@ -53,43 +51,11 @@ class HubServer(HubState):
         self._thread.join()
         self.uploaded.cleanup()
 
-    def add(
-        self, name: str, folder: Path, *, revision: str, gated: bool = False, private: bool = False
-    ) -> None:
-        """Serve the files of `folder` as the repository `name` at the commit `revision` (also "main")."""
-        paths = {path.relative_to(folder).as_posix(): path for path in sorted(Path(folder).rglob("*"))}
-        files = {name: File.read(path, name) for name, path in paths.items() if path.is_file()}
-        self.repositories[name] = Repository({revision: files}, private=private, gated=gated)
-
-    def environment(self, cache: Path) -> dict[str, str]:
-        """What a process needs so that its Hub client comes here, with a cache of its own."""
-        return {
-            "HF_ENDPOINT": self.url,
-            "HF_HOME": str(cache),
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "NO_PROXY": "127.0.0.1",
-            "no_proxy": "127.0.0.1",
-        }
-
 
 class Handler(Uploads):
     """Takes a request in, and answers what only reads."""
 
-    def do_HEAD(self) -> None:
-        self._serve()
-
     def do_GET(self) -> None:
-        self._serve()
-
-    def do_POST(self) -> None:
-        self._serve()
-
-    def do_PUT(self) -> None:
-        self._serve()
-
-    def _serve(self) -> None:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ") or None
         body = self.receive()
         try:
@@ -97,6 +63,8 @@ class Handler(Uploads):
         finally:
             self.close_connection = True
             body.unlink(missing_ok=True)
+
+    do_HEAD = do_POST = do_PUT = do_GET
 
     def answer(self, url: SplitResult, token: str | None, body: Path) -> None:
         parts = unquote(url.path).strip("/").split("/")
@@ -127,8 +95,6 @@ class Handler(Uploads):
             return self.refuse(404, "RevisionNotFound")
         files = repository.commits[commit]
         if kind == "resolve":
-            if repository.gated:
-                return self.refuse(403, "GatedRepo")
             return self._send_file(commit, files, "/".join(rest))
         if kind == "tree":
             return self._send_tree(files, "/".join(rest), recursive)
@@ -138,7 +104,7 @@ class Handler(Uploads):
                 "modelId": name,
                 "sha": commit,
                 "private": repository.private,
-                "gated": "manual" if repository.gated else False,
+                "gated": False,
                 "tags": [],
                 "siblings": [{"rfilename": file} for file in files],
             }

@@ -1,10 +1,14 @@
-"""What a Hub keeps: repositories, their commits, and the files of each commit."""
+"""What a hub knows while it runs: accounts, repositories with their commits, and the files of each commit."""
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import secrets
+import tempfile
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from lessonlib.export._saving import sha256
 
 # What the .gitattributes of a new model repository sends to large-file storage, shortened to what the course
 # has; and the size from which the Hub refuses a file in the commit itself.
@@ -12,6 +16,7 @@ _LARGE_NAMES = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".parquet", ".ar
 _LARGE_BYTES = 10 * 2**20
 ATTRIBUTES = "".join(f"*{name} filter=lfs diff=lfs merge=lfs -text\n" for name in _LARGE_NAMES)
 CHUNK = 2**20
+BAD_TOKEN = {"X-Error-Message": "Invalid credentials in Authorization header"}
 
 
 @dataclass(frozen=True)
@@ -35,15 +40,13 @@ class File:
     @classmethod
     def read(cls, path: Path, name: str) -> "File":
         """The file at `path`, called `name` in its repository."""
-        size, sha256 = path.stat().st_size, hashlib.sha256()
-        git = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+        size = path.stat().st_size
+        blob = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
         with path.open("rb") as file:
-            sample = file.read(512)
+            large = is_large(name, size, file.read(512))
             file.seek(0)
-            while chunk := file.read(CHUNK):
-                sha256.update(chunk)
-                git.update(chunk)
-        return cls(path, size, sha256.hexdigest(), git.hexdigest(), is_large(name, size, sample))
+            git = hashlib.file_digest(file, lambda: blob).hexdigest()
+        return cls(path, size, sha256(path), git, large)
 
     @property
     def etag(self) -> str:
@@ -62,12 +65,10 @@ class Repository:
     Args:
         commits: commit id -> file name -> file.
         private: only known tokens may read it.
-        gated: nobody may read its files, for nobody accepted its licence.
     """
 
     commits: dict[str, dict[str, File]]
     private: bool = False
-    gated: bool = False
 
     @property
     def head(self) -> str:
@@ -78,15 +79,49 @@ class Repository:
         revision = self.head if revision == "main" else revision
         return revision if revision in self.commits else None
 
-    def commit(self, changes: Mapping[str, File | None], summary: str) -> str:
-        """A new commit with these files added or replaced (None: deleted); returns its id."""
-        files = self.commits[self.head] | {name: file for name, file in changes.items() if file is not None}
-        files = {name: files[name] for name in sorted(files) if changes.get(name, ...) is not None}
-        return self.begin(files, summary)
-
-    def begin(self, files: dict[str, File], summary: str) -> str:
+    def commit(self, changes: dict[str, File], summary: str) -> str:
+        """A new commit with these files added or replaced; returns its id."""
+        before = self.commits[self.head] if self.commits else {}
+        files = dict(sorted((before | changes).items()))
         content = [len(self.commits), list(self.commits)[-1:], summary]
         content.append([(name, file.sha256) for name, file in files.items()])
         oid = hashlib.sha1(json.dumps(content).encode(), usedforsecurity=False).hexdigest()
         self.commits[oid] = files
         return oid
+
+
+@dataclass(frozen=True)
+class Token:
+    """Whose a token is and what it may do.
+
+    Args:
+        user: the account's name; write access is to repositories under it.
+        role: "write", "read" or "fineGrained", as on https://huggingface.co/settings/tokens.
+        permissions: of a fine-grained token, such as ("repo.content.read", "repo.write").
+    """
+
+    user: str
+    role: str = "write"
+    permissions: tuple[str, ...] = ()
+
+    @property
+    def writes(self) -> bool:
+        return self.role == "write" or "repo.write" in self.permissions
+
+
+@dataclass
+class HubState:
+    """A hub without its server; see `HubServer`, which has the arguments explained."""
+
+    user: str = "learner"
+    token: str = field(default_factory=lambda: f"hf_{secrets.token_hex(17)}", repr=False)
+    tokens: dict[str, Token] = field(default_factory=dict, repr=False)
+    repositories: dict[str, Repository] = field(default_factory=dict)
+    url: str = field(default="", init=False)
+
+    def open(self) -> None:
+        """Make the folder of the uploads, and let the first token in."""
+        self.tokens.setdefault(self.token, Token(self.user))
+        self.uploaded = tempfile.TemporaryDirectory(prefix="loopback_hub_")
+        self.promised: set[str] = set()  # sha256 of large files that may be uploaded now
+        self.lock = threading.RLock()

@@ -1,18 +1,81 @@
-"""What is written to the server: repositories, large files whole or in parts, and commits."""
+"""How a request is taken in and answered, and what is written: repositories, large files, commits."""
 
 import base64
 import hashlib
 import json
 import re
-import shutil
+import tempfile
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-from lessonlib.export._loopback._answers import Answers
-from lessonlib.export._loopback._state import BAD_TOKEN, Token
-from lessonlib.export._loopback._store import ATTRIBUTES, CHUNK, File, Repository, is_large
+from lessonlib.export._loopback._store import (
+    ATTRIBUTES,
+    BAD_TOKEN,
+    CHUNK,
+    File,
+    HubState,
+    Repository,
+    Token,
+    is_large,
+)
+from lessonlib.export._saving import sha256
 
 _SHA256 = re.compile("[0-9a-f]{64}")
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Bodies go to files in the hub's folder, never through memory; every answer ends its connection."""
+
+    hub: HubState
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def receive(self) -> Path:
+        """A file with the request's body, which httpx sends either with its length or in chunks."""
+        with tempfile.NamedTemporaryFile(dir=self.hub.uploaded.name, delete=False) as body:
+            chunked = self.headers.get("Transfer-Encoding", "").lower() == "chunked"
+            left = 0 if chunked else int(self.headers.get("Content-Length") or 0)
+            while True:
+                if chunked:
+                    left = int(self.rfile.readline(), 16)
+                more = left > 0
+                while left > 0 and (read := self.rfile.read(min(left, CHUNK))):
+                    body.write(read)
+                    left -= len(read)
+                if not chunked:
+                    return Path(body.name)
+                self.rfile.readline()
+                if not more:
+                    return Path(body.name)
+
+    def send_json(self, content: object, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        headers = {"Content-Type": "application/json"} | (headers or {})
+        self.send(status, json.dumps(content).encode(), headers)
+
+    def send(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
+        self.send_head(status, len(body), headers or {})
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def send_head(self, status: int, size: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(size))
+        self.send_header("Connection", "close")  # a connection kept alive would outlive the server
+        self.end_headers()
+
+    def refuse(self, status: int, code: str) -> None:
+        """Say no the way the Hub's client understands it."""
+        self.send(status, headers={"X-Error-Code": code})
+
+    @staticmethod
+    def repository_name(parts: list[str]) -> str:
+        """What a repository is called here, from ["models" or "datasets", owner, name, ...]."""
+        return "/".join(parts[1:3]) if parts[0] == "models" else "/".join(parts[:3])
 
 
 class Uploads(Answers):
@@ -21,9 +84,9 @@ class Uploads(Answers):
     def write(self, parts: list[str], token: Token | None, body: Path) -> None:
         """Answer a POST or PUT."""
         if parts[0] == "lfs":  # the address itself is the permission, as with the Hub's signed addresses
-            return self._large(parts[1:], body)
-        if parts == ["api", "validate-yaml"]:
-            return self._validate(_json(body)["content"])
+            return self._large(parts[-1], body)
+        if parts == ["api", "validate-yaml"]:  # `push` has looked at the card already
+            return self.send_json({"errors": [], "warnings": []})
         if token is None:
             return self.send(401, headers=BAD_TOKEN)
         if parts == ["api", "repos", "create"]:
@@ -65,21 +128,8 @@ class Uploads(Answers):
             return self.send_json(answer | {"error": "You already created this model repo"}, 409)
         made = self.hub.repositories[name] = Repository({}, private=asked.get("visibility") == "private")
         first = self._regular(ATTRIBUTES.encode(), ".gitattributes")
-        made.begin({".gitattributes": first}, "initial commit")
+        made.commit({".gitattributes": first}, "initial commit")
         self.send_json(answer)
-
-    def _validate(self, card: str) -> None:
-        """A card's front matter has to be YAML; the Hub warns where there is none."""
-        import yaml
-
-        parts = card.split("---\n", 2)
-        if len(parts) < 3 or parts[0]:
-            return self.send_json({"errors": [], "warnings": [{"message": "empty or missing yaml metadata"}]})
-        try:
-            yaml.safe_load(parts[1])
-        except yaml.YAMLError as problem:
-            return self.send_json({"errors": [{"message": str(problem)}], "warnings": []}, 400)
-        self.send_json({"errors": [], "warnings": []})
 
     def _preupload(self, repository: Repository, asked: list[dict[str, Any]]) -> None:
         """For each file, how it is to be uploaded, and what is there by that name already."""
@@ -92,68 +142,34 @@ class Uploads(Answers):
         self.send_json({"files": files})
 
     def _batch(self, asked: list[dict[str, Any]]) -> None:
-        """Where to put each large file, for those that are not there yet."""
+        """Where to put each large file, once, for those that are not there yet."""
         objects: list[dict[str, Any]] = []
         for file in asked:
-            asked_before = {entry["oid"] for entry in objects}
-            oid, size = file["oid"], file["size"]
-            answer: dict[str, Any] = {"oid": oid, "size": size}
+            oid, asked_before = file["oid"], {entry["oid"] for entry in objects}
+            answer: dict[str, Any] = {"oid": oid, "size": file["size"]}
             if not _SHA256.fullmatch(oid):
                 answer["error"] = {"code": 422, "message": "no sha256"}
             elif not (self._folder("large") / oid).is_file() and oid not in asked_before:
-                self.hub.promised[oid] = size
-                href = f"{self.hub.url}/lfs/{oid}"
-                upload: dict[str, Any] = {"href": href}
-                if size > self.hub.part_size:
-                    count = -(-size // self.hub.part_size)
-                    links = {str(number): f"{href}/{number}" for number in range(1, count + 1)}
-                    header = {"chunk_size": str(self.hub.part_size)} | links
-                    upload = {"href": f"{href}/complete", "header": header}
-                answer["actions"] = {"upload": upload, "verify": {"href": f"{href}/verify"}}
+                self.hub.promised.add(oid)
+                answer["actions"] = {"upload": {"href": f"{self.hub.url}/lfs/{oid}"}}
             objects.append(answer)
         self.send_json({"transfer": "basic", "objects": objects})
 
-    def _large(self, parts: list[str], body: Path) -> None:
-        """A large file, a part of one, the word that all parts are there, or the question whether it is."""
-        oid, step = parts[0], (parts[1:] or ["whole"])[0]
-        size = self.hub.promised.get(oid)
-        if size is None:
+    def _large(self, oid: str, body: Path) -> None:
+        """Keep a large file, if its content is what it was said to be."""
+        if oid not in self.hub.promised:
             return self.send(403)
         kept = self._folder("large") / oid
-        if step == "verify":
-            there = kept.is_file() and kept.stat().st_size == _json(body)["size"] == size
-            return self.send(200 if there else 404)
-        if kept.is_file():  # the answer got lost, and the client tries again
-            return self.send(200, b"{}", {"ETag": f'"{step}"'})
-        if step == "whole":
-            return self._keep([body], kept, oid)
-        pieces = self._folder(f"parts_{oid}")
-        if step == "complete":
-            return self._keep(sorted(pieces.iterdir(), key=lambda piece: int(piece.name)), kept, oid)
-        body.rename(pieces / str(int(step)))
-        self.send(200, headers={"ETag": f'"{step}"'})
-
-    def _keep(self, pieces: list[Path], kept: Path, oid: str) -> None:
-        """Put the pieces together, and keep the whole if it is what it was said to be."""
-        first, digest = pieces[0], hashlib.sha256()
-        with first.open("ab") as whole:
-            for piece in pieces[1:]:
-                with piece.open("rb") as source:
-                    shutil.copyfileobj(source, whole, CHUNK)
-                piece.unlink()
-        with first.open("rb") as whole:
-            while chunk := whole.read(CHUNK):
-                digest.update(chunk)
-        if digest.hexdigest() != oid:
-            first.unlink()
-            return self.send(400, b"the content has another sha256 than was said")
-        first.rename(kept)
+        if not kept.is_file():  # else the answer got lost, and the client tries again
+            if sha256(body) != oid:
+                return self.send(400, b"the content has another sha256 than was said")
+            body.rename(kept)
         self.send(200, b"{}")
 
     def _commit(self, name: str, repository: Repository, body: Path) -> None:
         """All operations or none, onto the commit that the client believes to be the last."""
         header: dict[str, Any] = {}
-        changes: dict[str, File | None] = {}
+        changes: dict[str, File] = {}
         for line in body.read_bytes().splitlines():
             operation = json.loads(line)
             key, value = operation["key"], operation["value"]
@@ -161,15 +177,11 @@ class Uploads(Answers):
                 header = value
             elif key == "file":
                 changes[value["path"]] = self._regular(base64.b64decode(value["content"]), value["path"])
-            elif key == "lfsFile":
+            else:  # lfsFile
                 kept = self._folder("large") / value["oid"]
                 if not _SHA256.fullmatch(value["oid"]) or not kept.is_file():
                     return self.send_json({"error": f"{value['path']}: its content was never uploaded"}, 400)
                 changes[value["path"]] = File.read(kept, value["path"])
-            else:  # deletedFile, deletedFolder
-                gone, below = value["path"], value["path"].rstrip("/") + "/"
-                head = repository.commits[repository.head]
-                changes |= {file: None for file in head if file == gone or file.startswith(below)}
         if header.get("parentCommit") not in (None, repository.head):
             return self.send_json({"error": "A commit has happened since."}, 412)
         oid = repository.commit(changes, header["summary"])

@@ -5,13 +5,12 @@ is so, found out by trying, the same can be said in any template language.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from lessonlib.runtime._language import LessonError
-from lessonlib.serving._formats import ChatFormat, Message
+from lessonlib.serving._llama import ChatFormat, Message
 
 _SYSTEM, _USER, _ANSWER, _NEXT = (
     f"lessonlib {word} lessonlib" for word in ("system", "user", "answer", "next")
@@ -115,18 +114,18 @@ class Layout:
         return "\n".join(line for line in lines if line)
 
 
-def layout(form: ChatFormat, *, options: Mapping[str, Any] | None = None) -> Layout:
+def layout(form: ChatFormat) -> Layout:
     """Take a chat template apart, and make sure that the parts say all of it.
 
+    A date that the template would write anew each day becomes fixed: today's.
+
     Args:
-        form: what `_formats.chat_format` read from the file.
-        options: variables of the template, as in training. A date that the template would write anew each day
-            becomes fixed: the one given as "date_string", else today's.
+        form: what `_llama.chat_format` read from the file.
 
     Raises:
         LessonError: the template does more than to put fixed text around messages, or has no system role.
     """
-    fixed = {"date_string": datetime.now().strftime("%d %b %Y"), **(options or {})}
+    fixed = {"date_string": datetime.now().strftime("%d %b %Y")}
 
     def write(*contents: str, system: str | None = None, ask: bool = True) -> str:
         return form.render(_conversation(contents, system), ask=ask, options=fixed).removeprefix(form.bos)
@@ -147,7 +146,7 @@ def layout(form: ChatFormat, *, options: Mapping[str, Any] | None = None) -> Lay
     except (ValueError, IndexError) as error:  # a part occurs twice, or not at all
         raise _irregular(str(error)) from error
     bos = form.bos if form.render(_conversation((_USER,), None), options=fixed).startswith(form.bos) else ""
-    other_day = form.render(_conversation((_USER,), None), options=fixed | {"date_string": "01 Feb 2003"})
+    other_day = form.render(_conversation((_USER,), None), options={"date_string": "01 Feb 2003"})
     found = Layout(
         bos, before_system, after_system, before_user, after_user, before_answer, after_answer, opening,
         always_system=alone.startswith(before_system + after_system + before_user),

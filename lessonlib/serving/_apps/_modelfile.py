@@ -1,34 +1,18 @@
 """The Modelfile with which `ollama create` makes a model of a GGUF file."""
 
-import os
 import unicodedata
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from lessonlib.runtime._language import LessonError
-from lessonlib.serving._apps._layout import layout
-from lessonlib.serving._formats import chat_format, checked_file
+from lessonlib.serving._apps._layout import Layout
 
-# https://github.com/ollama/ollama/blob/main/docs/modelfile.mdx; `ollama create` refuses any other
-_PARAMETERS = (
-    "min_p", "num_ctx", "num_predict", "repeat_last_n", "repeat_penalty", "seed", "stop", "temperature",
-    "top_k", "top_p",
-)  # fmt: skip
-_GREEDY: Mapping[str, Any] = {"temperature": 0, "repeat_penalty": 1.0, "num_ctx": 2048}
+# Greedy; with Ollama's names: https://github.com/ollama/ollama/blob/main/docs/modelfile.mdx
+_PARAMETERS = {"temperature": 0, "repeat_penalty": 1.0, "num_ctx": 2048}
 _LONGEST_LINE = 60  # of a text that a message quotes
 
 
-def modelfile(
-    gguf: str | os.PathLike,
-    *,
-    folder: str | os.PathLike | None = None,
-    system: str | None = None,
-    parameters: Mapping[str, Any] | None = None,
-    licence: str | None = None,
-    template_options: Mapping[str, Any] | None = None,
-) -> str:
-    """The Modelfile: FROM, TEMPLATE, PARAMETER lines, SYSTEM and LICENSE.
+def modelfile(source: str, parts: Layout, stops: Sequence[str], system: str | None = None) -> str:
+    """The Modelfile: FROM, TEMPLATE, PARAMETER lines and SYSTEM.
 
     The template is the file's own, in Go's template language (`Layout.go`); it was compared with the
     file's on several conversations. It differs from Ollama's for llama3.2
@@ -36,47 +20,23 @@ def modelfile(
     of the assistant open. Answers stop at every token at which llama.cpp would stop.
 
     Args:
-        gguf: the file.
-        folder: where the Modelfile will lie; the path in FROM is then relative to it. None: absolute.
+        source: the GGUF file's path, seen from the Modelfile.
+        parts: the file's chat template, taken apart.
+        stops: texts of the tokens at which an answer ends.
         system: the system message of every conversation that has none.
-        parameters: over `GREEDY` (temperature 0, no repeat penalty, 2,048 tokens of context); names as in
-            Ollama's documentation. `stop`, a string or several, comes on top of the file's own.
-        licence: name or text of the model's licence.
-        template_options: variables of the chat template, as in training; a date becomes fixed.
 
     Returns:
         The text of the Modelfile.
 
     Raises:
-        LessonError: a file that cannot be used; an irregular chat template; an unknown parameter; text that a
-            Modelfile cannot hold.
+        LessonError: text that a Modelfile cannot hold.
     """
-    file = checked_file(gguf)
-    form = chat_format(file)
-    parts = layout(form, options=template_options)
-    source = Path(os.path.relpath(file, folder)) if folder is not None else file
-    wanted = {**_GREEDY, **(parameters or {})}
-    further = wanted.pop("stop", [])
-    stops = [*form.stops, *([further] if isinstance(further, str) else further)]
-    lines = [f"FROM {_plain(source.as_posix(), 'FROM')}", f"TEMPLATE {_quoted(parts.go(), 'TEMPLATE')}"]
-    lines += [f'PARAMETER stop "{_plain(stop, "stop")}"' for stop in dict.fromkeys(stops)]
-    lines += [f"PARAMETER {name} {_number(name, value)}" for name, value in wanted.items()]
+    lines = [f"FROM {_plain(source, 'FROM')}", f"TEMPLATE {_quoted(parts.go(), 'TEMPLATE')}"]
+    lines += [f'PARAMETER stop "{_plain(stop, "stop")}"' for stop in stops]
+    lines += [f"PARAMETER {name} {value}" for name, value in _PARAMETERS.items()]
     if system and system.strip():
         lines.append(f"SYSTEM {_quoted(system.strip(), 'SYSTEM')}")
-    if licence:
-        lines.append(f"LICENSE {_quoted(licence.strip(), 'LICENSE')}")
     return "\n".join(lines) + "\n"
-
-
-def _number(name: str, value: Any) -> str:
-    if name not in _PARAMETERS:
-        raise LessonError(
-            "Ollama has no parameter {name!r}, only {parameters}.",
-            name=name, parameters=", ".join(_PARAMETERS),
-        )
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise LessonError("The parameter {name} has to be a number, not {value!r}.", name=name, value=value)
-    return str(value)
 
 
 def _quoted(text: str, instruction: str) -> str:

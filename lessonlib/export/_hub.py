@@ -1,0 +1,117 @@
+"""Which Hub is published to, the real one or one on this machine, and whose the token is; nothing is kept."""
+
+from typing import Any
+
+from lessonlib.export._loopback import HubServer, reachable
+from lessonlib.models._hub_errors import explained
+from lessonlib.runtime._detect import Runtime, Secret, secret
+from lessonlib.runtime._language import LessonError, tr
+
+TOKENS_PAGE = "https://huggingface.co/settings/tokens"
+
+
+class Hub:
+    """A Hub and an account on it: pass `endpoint` and `token` to `push`, `compare` and `HfApi`.
+
+    Unlike `huggingface_hub.login` it stores nothing.
+
+    Attributes:
+        endpoint: its address; None for https://huggingface.co.
+        token: may write; hidden where a notebook would show it.
+        user: the account's name, the first part of a repository's.
+        rehearsal: whether it is on this machine and goes when it is closed.
+    """
+
+    def __init__(self, server: HubServer | None, token: str) -> None:
+        self._server = server
+        self.endpoint, self.token = server.url if server else None, Secret(token)
+        self.rehearsal = server is not None
+        try:
+            self.user = account(self.token, self.endpoint)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End a Hub on this machine, and delete what was pushed to it."""
+        if self._server:
+            self._server.close()
+            self._server = None
+
+
+def hub(runtime: Runtime, *, ask: bool = False) -> Hub:
+    """The Hub to publish to: the real one with the secret HF_TOKEN, else a rehearsal on this machine.
+
+    A lesson on the CPU (profiles rehearsal and laptop) always takes the latter, so that no twin is ever
+    published.
+
+    Args:
+        runtime: from `runtime.detect`.
+        ask: prompt for the token, hidden, where somebody can type and no secret is set.
+
+    Returns:
+        A `Hub`; `close` it at the end.
+
+    Raises:
+        LessonError: a token that the Hub refuses, or that may only read; see `account`.
+    """
+    why = tr("rehearsal")
+    if runtime.profile not in ("rehearsal", "laptop"):
+        try:
+            token = secret("HF_TOKEN", ask=ask)
+        except LessonError:
+            why = tr("no HF_TOKEN")
+        else:
+            found = Hub(None, token)
+            print(f"Hub: huggingface.co/{found.user}")
+            return found
+    print(tr("Hub: on this machine ({why}), nothing is sent anywhere.", why=why))
+    server = HubServer().start()
+    return Hub(server, server.token)
+
+
+def account(token: str, endpoint: str | None = None) -> str:
+    """Ask the Hub whose a token is, and see that it may write, before anything is pushed.
+
+    Args:
+        token: the token itself.
+        endpoint: another Hub than https://huggingface.co, such as a `_loopback.HubServer`'s url.
+
+    Returns:
+        The account's name.
+
+    Raises:
+        LessonError: a token that the Hub does not know, or that may only read; a Hub that cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        with reachable(endpoint):
+            said = HfApi(endpoint=endpoint, token=token).whoami()
+    except Exception as problem:
+        if isinstance(problem, HfHubHTTPError) and problem.response.status_code == 401:
+            raise LessonError(
+                "The Hub does not know the token in HF_TOKEN: cut short, revoked or expired. Visit "
+                "{tokens_page}, create a new token with the permission Write, and put it into the secret "
+                "HF_TOKEN.",
+                tokens_page=TOKENS_PAGE,
+            ) from None  # the client's own message tells where on this machine it found a token
+        raise explained(problem, endpoint or "huggingface.co") or problem from problem
+    if not _may_write(said):
+        raise LessonError(
+            "The token in HF_TOKEN may only read. Visit {tokens_page}, create a token of the type Write (or "
+            "a fine-grained one with write access to your repositories), and put it into the secret "
+            "HF_TOKEN.",
+            tokens_page=TOKENS_PAGE,
+        )
+    return str(said["name"])
+
+
+def _may_write(account: dict[str, Any]) -> bool:
+    """By what /api/whoami-v2 says; where it says nothing of it, the push will tell."""
+    said = account.get("auth", {}).get("accessToken", {})
+    if said.get("role") == "fineGrained":
+        scopes = said.get("fineGrained", {}).get("scoped", [])
+        return any("repo.write" in scope.get("permissions", ()) for scope in scopes)
+    return said.get("role") != "read"

@@ -150,7 +150,7 @@ def blueprint(key: str, small: bool) -> tuple[Any, Any]:
 
 
 def answers(bench: Bench, key: str, **choices: Any) -> None:
-    """Answers to prompts of many lengths in one batch, and a batch's logits beside those of each text alone."""
+    """Answers to prompts of many lengths at once, and a batch's logits beside those of each text alone."""
     from lessonlib.evaluation._answers import continuations
     from lessonlib.evaluation._parity import USUAL, beyond_rounding, rounding
 

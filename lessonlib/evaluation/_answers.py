@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lessonlib.formatting._chat import answer_opening
 from lessonlib.formatting._text_column import IGNORED
+from lessonlib.models._masks import keep_masks_finite
 from lessonlib.runtime._language import LessonError
 
 if TYPE_CHECKING:
     import pandas as pd
     from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
+    from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @contextmanager
@@ -30,6 +30,7 @@ def inference(model: "PreTrainedModel") -> Iterator[None]:
     """
     import torch
 
+    keep_masks_finite()  # for a model that `models.load` did not load, such as a merged one in a new kernel
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -64,7 +65,7 @@ def answers(
 
     Raises:
         LessonError: a single string for a list; an empty prompt or one that ends in white space; a tokenizer
-            without an end-of-sequence token.
+            without an end-of-sequence token; logits that are NaN or infinite.
     """
     ids = continuations(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
     as_it_is: dict[str, Any] = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
@@ -115,6 +116,7 @@ def continuations(
                     input_ids=torch.tensor(tokens, device=model.device),
                     attention_mask=torch.tensor(mask, device=model.device),
                     generation_config=greedy,
+                    logits_processor=finite_logits(),
                 )  # (batch, width + new)
                 for row, new in zip(rows, output[:, width:].tolist(), strict=True):
                     end = next((at for at, token in enumerate(new) if token in stops), len(new))
@@ -123,6 +125,29 @@ def continuations(
     finally:
         inner.generation_config = own
     return found
+
+
+def finite_logits() -> "LogitsProcessorList":
+    """For `generate`: stops at logits that are no numbers, where it would go on and write some token.
+
+    Raises, when `generate` calls it:
+        LessonError: a row whose largest logit is NaN or infinite. (-inf beside others is what sampling makes
+            of tokens that it rules out.)
+    """
+    from transformers import LogitsProcessor, LogitsProcessorList
+
+    class FiniteLogits(LogitsProcessor):
+        def __call__(self, input_ids: Any, scores: Any) -> Any:  # (batch, so far), (batch, vocabulary)
+            if not scores.max(dim=-1).values.isfinite().all():
+                raise LessonError(
+                    "The model's logits are NaN or infinite, so its answers would mean nothing. If training "
+                    "did that, load the last good checkpoint and lower the learning rate. If the model was "
+                    "like this before, float16 overflows in it: compute in float32 "
+                    "(runtime.detect(..., dtype='float32')).",
+                )
+            return scores
+
+    return LogitsProcessorList([FiniteLogits()])
 
 
 def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str]) -> list[list[int]]:

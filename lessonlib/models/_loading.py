@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lessonlib.models._hub_errors import explained, hub_answers, refused
+from lessonlib.models._masks import keep_masks_finite
 from lessonlib.models._wheels import WHEELS, converted, from_wheel
 from lessonlib.runtime import _paths as paths
 from lessonlib.runtime import _unsloth as unsloth_backend
@@ -297,7 +298,7 @@ def load(
     Weights are read from safetensors only and no code of a repository is run. On a GPU the whole model goes
     to device 0: `device_map="auto"` would move layers that don't fit to the CPU without a word, and train
     slowly. With the backend unsloth the model comes from `FastLanguageModel`, in rehearsal too; the tokenizer
-    is the same with both backends.
+    is the same with both backends. Eager attention masks of this process stay finite in float16 (`_masks`).
 
     Args:
         key: a key of CATALOGUE.
@@ -333,6 +334,7 @@ def load(
         if known := explained(problem, where, entry.mirror):
             raise known from problem
         raise
+    keep_masks_finite()  # not earlier: Unsloth wants to be imported before transformers
     return model, load_tokenizer(key, runtime, original=original)
 
 

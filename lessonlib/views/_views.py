@@ -332,7 +332,7 @@ def in_words(error: Exception) -> str:
 
 def _answer(model: Any, tokenizer: Any, prompt: str, temperature: float, longest: int) -> str:
     """Greedy at temperature 0 (as in the evaluation), else sampled."""
-    from lessonlib.evaluation._answers import answers, inference, prompt_ids, stop_ids
+    from lessonlib.evaluation._answers import answers, finite_logits, inference, prompt_ids, stop_ids
 
     if temperature == 0:
         return answers(model, tokenizer, [prompt], max_new_tokens=longest)[0]
@@ -344,6 +344,7 @@ def _answer(model: Any, tokenizer: Any, prompt: str, temperature: float, longest
         output = model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=longest, do_sample=True,
             temperature=temperature, eos_token_id=stops, pad_token_id=stops[0],
+            logits_processor=finite_logits(),
         )  # (1, length + new)
     return tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip()
 

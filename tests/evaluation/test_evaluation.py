@@ -276,6 +276,23 @@ def test_answer_loss_without_a_token_to_predict_is_refused(tiny_bloom, rows):
         evaluation.answer_loss(tiny_bloom, Dataset.from_list(rows))
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_answers_of_a_model_whose_logits_are_no_numbers_are_refused(tiny_bloom, tokenizer, broken):
+    with torch.no_grad():
+        tiny_bloom.transformer.ln_f.bias[0] = broken
+    with pytest.raises(LessonError, match=r"logits are NaN or infinite.*checkpoint.*float16 overflows"):
+        evaluation.answers(tiny_bloom, tokenizer, PROMPTS, max_new_tokens=3)
+
+
+def test_tokens_that_sampling_rules_out_are_no_broken_logits(tiny_bloom, tokenizer):
+    ids = torch.tensor([tokenizer(PROMPTS[0])["input_ids"]])
+    said = tiny_bloom.generate(
+        ids, do_sample=True, top_k=5, top_p=0.9, max_new_tokens=4, pad_token_id=3,
+        logits_processor=evaluation.finite_logits(),
+    )  # fmt: skip
+    assert said.shape[1] > ids.shape[1]
+
+
 def test_a_loss_that_is_not_a_number_is_refused(tiny_bloom, encoded):
     with torch.no_grad():
         tiny_bloom.transformer.ln_f.weight[0] = float("nan")

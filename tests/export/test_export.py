@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from exported import tuned as tuned_twin
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -13,6 +14,7 @@ from lessonlib.evaluation._answers import continuations
 from lessonlib.export import _saving as export
 from lessonlib.runtime import _language as language
 from lessonlib.runtime._language import LessonError
+from lessonlib.runtime._paths import twin_dir
 
 PROMPTS = ["Human: Học máy là gì? Assistant:", "Human: What is a token? Assistant:", "Mạng"]
 Disk = namedtuple("Disk", "total used free")
@@ -40,6 +42,13 @@ def load(folder, **options):
 def adapted(base, *, effect=0.02, alpha=8, **options):
     model = load(base, **options)
     return with_adapter(model, effect=effect, alpha=alpha)
+
+
+def scaled(by):
+    """The tuned Llama twin with logits so many times as large, and its tokenizer."""
+    model, tokenizer = tuned_twin()
+    model.get_base_model().model.norm.weight.data *= by
+    return model, tokenizer
 
 
 TARGETS = {"bloom": ["query_key_value"], "phi3": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]}
@@ -80,7 +89,7 @@ def test_a_saved_adapter_gives_the_same_logits_when_loaded(base, tuned, tokenize
     assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names(folder))
     again = PeftModel.from_pretrained(load(base), folder)
     saved = AutoTokenizer.from_pretrained(folder)
-    assert parity.parity(tuned, again, tokenizer, PROMPTS, tolerance=1e-5, second_tokenizer=saved).ok
+    assert parity.parity(tuned, again, tokenizer, PROMPTS, second_tokenizer=saved).ok
     assert names(tmp_path / "out") == {"adapter"}
 
 
@@ -138,7 +147,7 @@ def test_the_merged_model_is_the_adapter_on_its_base(base, tuned, tokenizer, tmp
     again = load(tmp_path / "merged")
     saved = AutoTokenizer.from_pretrained(tmp_path / "merged")
     for model in (merged, again):
-        report = parity.parity(tuned, model, tokenizer, PROMPTS, tolerance=1e-3, second_tokenizer=saved)
+        report = parity.parity(tuned, model, tokenizer, PROMPTS, second_tokenizer=saved)
         assert report.ok and report.top1 == 1 and report.greedy_equal == len(PROMPTS)
     assert not isinstance(merged, PeftModel) and not any("lora" in name for name, _ in merged.named_modules())
     assert {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json"} <= names(
@@ -190,7 +199,7 @@ def test_dtype_chooses_what_is_saved_and_a_wider_one_loses_nothing(base, tokeniz
     assert {weight.dtype for weight in wide.parameters()} == {torch.float32}
     reference = adapted(base, effect=0.5)  # the same adapter on the same weights, rounded to bfloat16 first
     reference.load_state_dict(narrow.float().state_dict())
-    assert parity.parity(reference, wide, tokenizer, PROMPTS, tolerance=1e-3).ok
+    assert parity.parity(reference, wide, tokenizer, PROMPTS).ok
 
 
 def test_an_8_bit_base_is_refused_with_the_cure(base, tokenizer, tmp_path):
@@ -273,7 +282,7 @@ def test_merging_into_4_bits_loses_nothing_where_the_usual_way_loses_much(base, 
     for model in (merged, load(tmp_path / "merged")):
         assert errors(tuned, model, tokenizer) < 0.002
     assert errors(tuned, usual, tokenizer) > 0.05  # some 25 times worse, at the least
-    report = parity.parity(tuned, load(tmp_path / "merged"), tokenizer, PROMPTS, tolerance=1e-3)
+    report = parity.parity(tuned, load(tmp_path / "merged"), tokenizer, PROMPTS)
     assert report.ok
 
 
@@ -505,14 +514,50 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_parity_catches_a_planted_fault(base, tokenizer, fault):
     tuned = adapted(base)  # a small adapter: its faults hardly change an answer
-    report = parity.parity(tuned, FAULTS[fault](base), tokenizer, PROMPTS, tolerance=1e-3)
-    assert not report.ok and report.max_difference > 1e-3
-    assert parity.parity(tuned, adapted(base), tokenizer, PROMPTS, tolerance=1e-3).ok
+    report = parity.parity(tuned, FAULTS[fault](base), tokenizer, PROMPTS)
+    assert not report.ok
+    with pytest.raises(LessonError, match=r"not the same\. Their logits commonly differ by up to .*rounding"):
+        report.raise_if_broken()
+    same = parity.parity(tuned, adapted(base), tokenizer, PROMPTS)
+    assert same.ok and same.kl == pytest.approx(0, abs=1e-9)
+    same.raise_if_broken()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rounding_of_ten_times_larger_logits_is_rounding(dtype, tmp_path):
+    """Bounds are shares of the logits' own spread: numbers, as lessons once had, would stop such a model."""
+    model, tokenizer = scaled(10)
+    model.to(dtype)
+    export.merge(model, tokenizer, tmp_path / "merged")
+    prompts = ["Đơn hàng của tôi đâu?", "Cửa hàng mở cửa lúc mấy giờ?"]
+    merged = load(tmp_path / "merged", dtype=dtype)
+    report = parity.parity(model, merged, tokenizer, prompts, max_new_tokens=8)
+    assert report.spread > 20 and report.max_difference > 0.2  # what lesson 02 allowed, the widest of them
+    assert report.ok and report.top1 > 0.9 and report.kl < 1
+    report.raise_if_broken()
+    base = load(twin_dir("llama32"), dtype=dtype)
+    base.model.norm.weight.data *= 10
+    broken = parity.parity(model, base, tokenizer, prompts, max_new_tokens=8)
+    with pytest.raises(LessonError, match="not the same"):
+        broken.raise_if_broken()
+
+
+def test_logits_a_little_further_apart_than_rounding_are_reported_and_stop_nothing(base, tokenizer):
+    one, two = load(base), load(base)
+    exact = parity.parity(one, two, tokenizer, PROMPTS, max_new_tokens=2)
+    assert exact.ok and exact.usual_difference == 0
+    near = replace(exact, usual_difference=9 * exact.tolerance, max_difference=9 * exact.tolerance)
+    assert not near.ok and near.table().loc["in parity", "result"] == "no"
+    near.raise_if_broken()
+    far = replace(near, usual_difference=11 * exact.tolerance)
+    assert not far.ok
+    with pytest.raises(LessonError, match="Save or merge again, on the base of the training"):
+        far.raise_if_broken()
 
 
 def test_parity_counts_what_it_says(base, tokenizer):
     tuned, plain = adapted(base, effect=0.5), load(base)
-    report = parity.parity(tuned, plain, tokenizer, PROMPTS, tolerance=1e-3, max_new_tokens=4)
+    report = parity.parity(tuned, plain, tokenizer, PROMPTS, max_new_tokens=4)
     said = continuations(tuned, tokenizer, PROMPTS, max_new_tokens=4)
     said_too = continuations(plain, tokenizer, PROMPTS, max_new_tokens=4)
     largest, total, numbers, agreed, positions = 0, 0, 0, 0, 0
@@ -530,12 +575,15 @@ def test_parity_counts_what_it_says(base, tokenizer):
     assert report.top1 == pytest.approx(agreed / positions)
     assert report.greedy_equal == sum(a == b for a, b in zip(said, said_too, strict=True)) < len(PROMPTS)
     assert report.greedy_broken == len(PROMPTS) - report.greedy_equal
+    with pytest.raises(LessonError, match=r"\d of 3 greedy answers part where the first model was in no"):
+        report.raise_if_broken()
 
 
 def test_greedy_answers_that_part_at_a_near_tie_are_not_broken(base, tokenizer):
     tuned, plain = adapted(base, effect=0.5), load(base)
     report = parity.parity(tuned, plain, tokenizer, PROMPTS, tolerance=1e6, max_new_tokens=4)
-    assert report.greedy_equal < len(PROMPTS) and report.greedy_broken == 0 and report.ok
+    assert report.greedy_equal < len(PROMPTS) and report.greedy_broken == 0
+    assert not report.ok  # no tolerance makes logits equal that are apart by more than 0.4 of their spread
 
 
 def test_a_cache_that_breaks_generation_is_seen_although_all_logits_agree(base, tokenizer, monkeypatch):
@@ -547,7 +595,7 @@ def test_a_cache_that_breaks_generation_is_seen_although_all_logits_agree(base, 
         return generate(**inputs)
 
     monkeypatch.setattr(two, "generate", broken)
-    report = parity.parity(one, two, tokenizer, PROMPTS, tolerance=1e-3)
+    report = parity.parity(one, two, tokenizer, PROMPTS)
     assert report.max_difference == 0 and report.greedy_broken > 0 and not report.ok
 
 
@@ -559,36 +607,45 @@ def test_another_tokenizer_is_seen(base, tokenizer):
         eos_token="</s>", pad_token="<pad>",
     )
     one, two = load(base), load(base)
-    assert parity.parity(one, two, tokenizer, PROMPTS, tolerance=1e-3, second_tokenizer=other).ok
+    assert parity.parity(one, two, tokenizer, PROMPTS, second_tokenizer=other).ok
     from tokenizers.normalizers import NFD
 
     other.backend_tokenizer.normalizer = NFD()
-    report = parity.parity(one, two, tokenizer, PROMPTS, tolerance=1e-3, second_tokenizer=other)
+    report = parity.parity(one, two, tokenizer, PROMPTS, second_tokenizer=other)
     assert not report.same_token_ids and not report.ok and report.max_difference == 0
+    with pytest.raises(LessonError, match="Their tokenizers give other token ids for the same prompts"):
+        report.raise_if_broken()
 
 
 def test_a_model_that_gives_nan_is_not_in_parity(base, tokenizer):
     one, two = load(base), load(base)
     with torch.no_grad():
         list(two.parameters())[-1].fill_(float("nan"))
-    assert not parity.parity(one, two, tokenizer, PROMPTS, tolerance=1e6).ok
-    assert not parity.parity(two, one, tokenizer, PROMPTS, tolerance=1e6).ok
+    for pair in ((one, two), (two, one)):
+        with pytest.raises(LessonError, match="logits are NaN or infinite"):
+            parity.parity(*pair, tokenizer, PROMPTS, tolerance=1e6)
+    same = parity.parity(one, load(base), tokenizer, PROMPTS[:1], max_new_tokens=2)
+    for number in (float("nan"), float("inf")):  # at a place that no answer comes from
+        broken = replace(same, max_difference=number)
+        assert not broken.ok
+        with pytest.raises(LessonError, match="Their logits commonly differ"):
+            broken.raise_if_broken()
 
 
 def test_parity_refuses_what_proves_nothing(base, tokenizer):
     one = load(base)
     with pytest.raises(LessonError, match="same object"):
-        parity.parity(one, one, tokenizer, PROMPTS, tolerance=1e-3)
+        parity.parity(one, one, tokenizer, PROMPTS)
     with pytest.raises(LessonError, match="At least one prompt"):
-        parity.parity(one, load(base), tokenizer, [], tolerance=1e-3)
+        parity.parity(one, load(base), tokenizer, [])
     resized = load(base)
     resized.resize_token_embeddings(len(tokenizer) + 8, mean_resizing=False)
     with pytest.raises(LessonError, match="vocabularies differ in size: 357 and 365"):
-        parity.parity(one, resized, tokenizer, PROMPTS, tolerance=1e-3)
+        parity.parity(one, resized, tokenizer, PROMPTS)
 
 
 def test_a_parity_report_is_a_table_in_the_readers_language(base, tokenizer):
-    report = parity.parity(load(base), load(base), tokenizer, PROMPTS, tolerance=1e-3)
+    report = parity.parity(load(base), load(base), tokenizer, PROMPTS)
     assert report.table().loc["in parity", "result"] == "yes"
     assert report.table().loc["equal greedy answer", "result"] == "3 / 3"
     assert "<table" in report._repr_html_() and "top-1" in str(report)
@@ -606,11 +663,14 @@ def test_the_lead_is_looked_at_where_the_answers_part(base, tokenizer, monkeypat
     logits[len(prompt) - 1 + close_at, 6] = 1e-6  # but for the token that is answered first or second
     monkeypatch.setattr(parity, "continuations", lambda model, *_, **__: said[id(model)])
     monkeypatch.setattr(parity, "_logits", lambda *_: logits)
-    report = parity.parity(one, two, tokenizer, PROMPTS[:1], tolerance=1e-3)
+    report = parity.parity(one, two, tokenizer, PROMPTS[:1])
     assert (report.greedy_equal, report.greedy_broken) == (0, broken)
 
 
-@pytest.mark.parametrize("flaw", [{"same_token_ids": False}, {"max_difference": 2e-3}, {"greedy_broken": 1}])
+@pytest.mark.parametrize(
+    "flaw",
+    [{"same_token_ids": False}, {"usual_difference": 1.0}, {"max_difference": 1.0}, {"greedy_broken": 1}],
+)
 def test_one_flaw_alone_is_enough_to_fail(base, tokenizer, flaw):
-    report = parity.parity(load(base), load(base), tokenizer, PROMPTS[:1], tolerance=1e-3, max_new_tokens=2)
+    report = parity.parity(load(base), load(base), tokenizer, PROMPTS[:1], max_new_tokens=2)
     assert report.ok and not replace(report, **flaw).ok

@@ -261,6 +261,15 @@ def test_the_box_generates_greedily_and_sampled(box, temperature):
     assert answer.value.startswith("<div>") and "✗" not in answer.value
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_model_whose_logits_are_no_numbers_is_said_in_the_box(box, tiny_bloom, temperature):
+    _, _, heat, button, answer = box
+    tiny_bloom.transformer.ln_f.bias.data[0] = float("nan")
+    heat.value = temperature
+    button.click()
+    assert "✗ The model&#x27;s logits are NaN or infinite" in answer.value
+
+
 def test_an_error_while_generating_shows_in_the_box(box, monkeypatch):
     _, _, _, button, answer = box
 

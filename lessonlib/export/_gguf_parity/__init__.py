@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lessonlib.evaluation._answers import continuations, stop_ids
+from lessonlib.evaluation._parity import ROUNDING, rounding
 from lessonlib.export._gguf import KINDS
 from lessonlib.export._gguf_parity import _compare as compare
 from lessonlib.export._gguf_parity._child import GgufModel
@@ -26,16 +27,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["KINDS", "TOLERANCE", "GgufModel", "Row", "Verified", "conversations", "strings", "verify"]
+__all__ = ["KINDS", "GgufModel", "Row", "Verified", "conversations", "strings", "verify"]
 
 FORMATS = {"f32": "float32", "f16": "float16"}  # of the kinds that keep every weight
-# The |logit difference| that rounding explains, by number format; the coarsest on the way counts: what the
-# trained model computes in, the merged weights, the file. On the Llama twin, whose
-# logits have a standard deviation of 3.8, 99% of the positions stay under 5e-5 (float32), 1.1e-2 (float16).
-TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1.6e-1}
-# Computing in 16 bits rounds every sum of every layer: 2e-2 (float16) and 2e-1 (bfloat16) there. As shares of
-# the standard deviation that is 0.6% and 6%; a random Llama of 28 layers had 0.9% and 7%.
-COMPUTED = 3
 
 
 def verify(
@@ -81,19 +75,18 @@ def verify(
         trained, tokenizer, prompts, texts=strings() if texts is None else texts,
         options=template_options or {}, max_new_tokens=max_new_tokens,
     )  # fmt: skip
-    computed = _format(trained.get_base_model().dtype)
-    rounding = TOLERANCE[computed] * (1 if computed == "float32" else COMPUTED)
+    share = rounding(trained.get_base_model().dtype)
     rows = []
     if merged is not None:
         from transformers import AutoConfig
 
         # Files made of 16-bit weights, too, cannot be nearer to the trained model than those are.
         stored = _format(AutoConfig.from_pretrained(merged, local_files_only=True).dtype)
-        rounding = max(rounding, TOLERANCE[stored])
-        rows.append(_merged_row(said, trained, Path(merged), rounding, max_new_tokens))
+        share = max(share, ROUNDING[stored])
+        rows.append(_merged_row(said, trained, Path(merged), share * said.spread, max_new_tokens))
     lacking = unspelled(tokenizer, [*said.texts, *said.chats]) if files else {}
     for kind in sorted(files, key=KINDS.index):
-        bound = max(rounding, TOLERANCE[FORMATS[kind]]) if kind in FORMATS else None
+        bound = max(share, ROUNDING[FORMATS[kind]]) * said.spread if kind in FORMATS else None
         rows.append(_gguf_row(said, kind, files[kind], bound, lacking, max_new_tokens))
     there = {row.name for row in rows}
     missing = tuple(name for name in ("merged", *KINDS) if name not in there)
@@ -163,12 +156,16 @@ def _merged_row(
     if other := _other_vocabulary(said, model.config.vocab_size):
         return replace(row, unreadable=other)
     model.to(trained.device)
+    try:
+        answers = continuations(model, said.tokenizer, said.prompts, max_new_tokens=max_new_tokens)
+    except LessonError as problem:  # its logits are no numbers
+        return replace(row, unreadable=problem)
     heard = compare.Heard(
         ids=compare.token_ids(tokenizer, said.texts, said.chats),
         rendered=compare.render(tokenizer, said.options),
         stops=frozenset(stop_ids(model.generation_config, tokenizer)),
         eos=tokenizer.eos_token_id,
-        answers=continuations(model, said.tokenizer, said.prompts, max_new_tokens=max_new_tokens),
+        answers=answers,
         logits=compare.logits_of(model, said.read, said.kept),
     )
     return compare.compared(row, said, heard)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lessonlib.evaluation._answers import continuations, inference, prompt_ids, stop_ids
+from lessonlib.evaluation._parity import OUTLIER, USUAL, divergence
 from lessonlib.export._gguf_parity._report import Row
 from lessonlib.export._gguf_parity._texts import conversations
 from lessonlib.runtime._language import LessonError
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 KEPT = 128  # positions before an answer whose logits are kept: those of a large vocabulary fill the memory
 BEFORE = 12  # characters
-USUAL = 0.99  # share of the positions that the tolerance is for: the worst of a thousand is a matter of luck
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def ask_trained(
     logits = logits_of(model, read, kept)
     with model.disable_adapter():
         base_logits = logits_of(model, read, kept)
-    effect = _mean([_divergence(ours, base) for ours, base in zip(logits, base_logits, strict=True)])
+    effect = _mean([divergence(ours, base) for ours, base in zip(logits, base_logits, strict=True)])
     if effect == 0:
         raise LessonError(
             "The adapter has no effect: the trained model and its base give the same logits, so it cannot "
@@ -127,9 +127,10 @@ def compared(row: Row, trained: Trained, heard: Heard) -> Row:
         usual_difference=worst.quantile(USUAL).item(),
         max_difference=worst.max().item(),
         mean_difference=_mean([each.mean(-1) for each in apart]),
+        spread=trained.spread,
         top1=_mean(agreed),
-        kl=_mean([_divergence(ours, theirs) for ours, theirs in pairs]),
-        kl_base=_mean([_divergence(base, theirs) for base, theirs in base_pairs]),
+        kl=_mean([divergence(ours, theirs) for ours, theirs in pairs]),
+        kl_base=_mean([divergence(base, theirs) for base, theirs in base_pairs]),
         prompts=len(trained.answers),
         greedy_equal=sum(own == answer for own, answer in zip(heard.answers, trained.answers, strict=True)),
         greedy_broken=0 if row.tolerance is None else _broken(trained, heard, row.tolerance),
@@ -137,7 +138,7 @@ def compared(row: Row, trained: Trained, heard: Heard) -> Row:
 
 
 def _broken(trained: Trained, heard: Heard, tolerance: float) -> int:
-    """How many answers part from the trained model's where its best token led by over twice the tolerance."""
+    """How many answers part where the trained model's best token led by more than rounding can turn."""
     import torch
 
     broken = 0
@@ -147,7 +148,7 @@ def _broken(trained: Trained, heard: Heard, tolerance: float) -> int:
         parted = len(os.path.commonprefix([own, answer]))
         # The last row follows the whole answer; the one that chose answer[parted] stands as far before it.
         best, second = torch.topk(logits[parted - len(answer) - 1], 2).values.tolist()
-        broken += best - second > 2 * tolerance
+        broken += best - second > 2 * OUTLIER * tolerance
     return broken
 
 
@@ -184,12 +185,6 @@ def logits_of(model: Any, texts: Sequence[list[int]], kept: int) -> list["torch.
             .logits[0, -kept:].float().cpu()
             for ids in texts
         ]  # fmt: skip
-
-
-def _divergence(ours: "torch.Tensor", theirs: "torch.Tensor") -> "torch.Tensor":
-    """KL divergence, in nats, of the second's next-token distribution from the first's, at each position."""
-    p, q = (logits.double().log_softmax(-1) for logits in (ours, theirs))
-    return (p.exp() * (p - q)).sum(-1)
 
 
 def _mean(each: Sequence["torch.Tensor"]) -> float:

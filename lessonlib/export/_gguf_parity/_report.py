@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lessonlib.evaluation._parity import OUTLIER, beyond_rounding
 from lessonlib.runtime._language import LessonError, Translated, joined, tr
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SHOWN = 12  # token ids of a text that a message shows
-OUTLIER = 10  # times the tolerance
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,14 @@ class Row:
             positions stay under. This is what the tolerance is for; the worst of a thousand positions is a
             matter of luck, and only ten times the tolerance is too much there.
         max_difference, mean_difference: the largest |logit difference| of all, and the mean.
+        spread: standard deviation of the trained model's logits, to read the differences against.
         top1: share of the positions with the same likeliest token.
         kl: mean Kullback-Leibler divergence, in nats, of this artifact's next-token distribution from the
             trained model's: sum over tokens of p (log p - log q).
         kl_base: the same from the distribution of the base without the adapter.
         prompts, greedy_equal: how many answers were compared, and how many are equal.
-        greedy_broken: answers that part where the trained model's best token led by more than twice the
-            tolerance, which rounding cannot do; 0 where there is no tolerance.
+        greedy_broken: answers that part where the trained model's best token led by more than twice ten times
+            the tolerance, which no rounding does; 0 where there is no tolerance.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Row:
     usual_difference: float = 0.0
     max_difference: float = 0.0
     mean_difference: float = 0.0
+    spread: float = 0.0
     top1: float = 0.0
     kl: float = 0.0
     kl_base: float = 0.0
@@ -102,11 +104,25 @@ class Row:
         return not self.failed
 
     @property
+    def broken(self) -> list[str]:
+        """The failed checks that no rounding explains: all, but for logits that differ by less than ten times
+        the tolerance. Those are reported; the deeper a model, the more it rounds."""
+        near = self.tolerance is not None and not beyond_rounding(
+            self.usual_difference, self.max_difference, self.tolerance, self.spread
+        )
+        return [check for check in self.failed if check != "logits" or not near]
+
+    @property
     def reasons(self) -> list[Translated]:
         """One sentence for each failed check: what is wrong."""
-        return [self._reason(check) for check in self.failed]
+        return [self.reason(check) for check in self.failed]
 
-    def _reason(self, check: str) -> Translated:
+    def said(self, reason: Translated) -> Translated:
+        """A reason with the artifact's name before it."""
+        return Translated("{label}: {reason}", label=self.label, reason=reason)
+
+    def reason(self, check: str) -> Translated:
+        """The sentence for one of `failed`."""
         if check == "loads":
             assert self.unreadable is not None
             return self.unreadable.message
@@ -148,6 +164,14 @@ class Row:
                 "nearer to the base (KL {kl_base:.1e}) than to the trained model (KL {kl:.1e}): it seems "
                 "that the base was exported without the adapter.",
                 kl_base=self.kl_base, kl=self.kl,
+            )
+        if check == "logits" and "logits" not in self.broken:
+            return Translated(
+                "logits commonly differ by up to {usual_difference:.1e} (at most {max_difference:.1e}), and "
+                "rounding explains {tolerance:.0e}: more than it should be, less than a wrong weight makes. "
+                "Top-1 ({top1:.2%}) and KL ({kl:.1e}) say how much it matters.",
+                usual_difference=self.usual_difference, max_difference=self.max_difference,
+                tolerance=self.tolerance, top1=self.top1, kl=self.kl,
             )
         if check == "logits":
             return Translated(
@@ -213,9 +237,10 @@ class Verified:
         return " ".join(said)
 
     def raise_if_broken(self) -> None:
-        """Raises LessonError with all problems, if there are any."""
-        if not self.ok:
-            raise LessonError(joined("\n", self._problems()))
+        """Raises LessonError with what no rounding explains, if there is any (`Row.broken`). The rest is in
+        the table and in `problems`, and stops nothing."""
+        if broken := [row.said(row.reason(check)) for row in self.rows for check in row.broken]:
+            raise LessonError(joined("\n", broken))
 
     def table(self) -> "pd.DataFrame":
         """One row for each artifact, with what was measured and the verdict."""
@@ -232,10 +257,7 @@ class Verified:
         return self.table().T.to_html() + "".join(f"<p>{escape(note)}</p>" for note in self._notes())
 
     def _problems(self) -> list[Translated]:
-        return [
-            Translated("{label}: {reason}", label=row.label, reason=reason)
-            for row in self.rows for reason in row.reasons
-        ]
+        return [row.said(reason) for row in self.rows for reason in row.reasons]
 
     def _notes(self) -> list[str]:
         return [*self.problems, *filter(None, [self.not_compared])]

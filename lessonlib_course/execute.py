@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ def environment(language: str, work: Path, profile: str) -> dict[str, str]:
 
 def execute(
     built: "NotebookNode", *, language: str, work: Path, profile: str, limit: int = CELL_LIMIT,
-    label: str = "",
+    label: str = "", variables: Mapping[str, str] | None = None,
 ) -> None:
     """Executes all code cells in order, in place, with a progress bar on stderr.
 
@@ -68,6 +69,7 @@ def execute(
         profile: "auto", "rehearsal", "laptop", "t4" or "large".
         limit: seconds that one cell may take.
         label: in front of the progress bar.
+        variables: environment variables for the kernel, over those of `environment`.
 
     Raises:
         CellError: where a cell raises, takes longer than `limit`, or its kernel dies. The notebook then holds
@@ -89,7 +91,8 @@ def execute(
         tqdm(total=len(code), unit="cell", file=sys.stderr, dynamic_ncols=True) as bar,
         # What a cell writes to stderr comes over the wire; this is the kernel process's own chatter.
         client.setup_kernel(
-            cwd=str(work), env=environment(language, work, profile), stderr=subprocess.DEVNULL
+            cwd=str(work), env=environment(language, work, profile) | dict(variables or {}),
+            stderr=subprocess.DEVNULL,
         ),
     ):
         for number, at in enumerate(code, 1):

@@ -1,4 +1,4 @@
-"""`lessonlib run NN --dry-run t4`: the branch of a lesson that Colab takes, from first cell to last, on a CPU.
+"""`lessonlib run NN --dry-run t4`: the branch of a lesson that Colab takes, first cell to last, on a CPU.
 
 The cells are the lesson's own and the profile is t4. Simulated is what a CPU cannot be (`DIFFERENCES`): the
 card, and the Hub, which is a server on this machine that gives out the twins under the real names at the

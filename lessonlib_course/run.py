@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,7 +68,8 @@ def run(
     work = prepare(out, _digest(made, f"{profile} {dry_run}"))
     path = out / f"{lesson.stem}.ipynb"
     try:
-        with simulated_t4() if dry_run else nullcontext({}) as variables:
+        card: AbstractContextManager[dict[str, str]] = simulated_t4() if dry_run else nullcontext({})
+        with card as variables:
             execute.execute(
                 made, language=language, work=work, profile=profile, limit=limit,
                 label=f"{lesson.number} {language}", variables=variables,

@@ -10,4 +10,4 @@ _found = _detect._unsloth_or_not
 _detect._first_gpu = lambda: _detect.Gpu("Tesla T4 (simulated)", (7, 5), 14.7)
 _detect._dtype_for = lambda gpu, profile: "float32"  # a CPU has no fp16 training
 _detect._unsloth_or_not = lambda device: _found("cpu")
-_detect.Runtime.device = property(lambda runtime: "cpu")
+_detect.Runtime.device = property(lambda runtime: "cpu")  # type: ignore[assignment]

@@ -28,12 +28,12 @@ DIFFERENCES = (
 
 
 @contextmanager
-def simulated_t4() -> Iterator[dict[str, str]]:
+def simulated_t4() -> Iterator[dict[str, str | None]]:
     """The environment of a kernel that takes itself for one on a T4, while a small Hub runs.
 
     Yields:
-        Variables to set for the kernel. The Hub client's downloads go to a temporary folder; tokens are taken
-        away, so that nothing can be pushed.
+        Variables to set for the kernel, or to take away (None). The Hub client's downloads go to a temporary
+        folder; tokens are taken away, so that nothing can be pushed.
     """
     with HubServer() as hub, tempfile.TemporaryDirectory(prefix="dry_run_") as cache:
         for entry in CATALOGUE.values():
@@ -47,8 +47,8 @@ def simulated_t4() -> Iterator[dict[str, str]]:
             "HF_HOME": cache,
             "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_XET": "1",
-            "HF_TOKEN": "",
-            "WANDB_API_KEY": "",
+            "HF_TOKEN": None,
+            "WANDB_API_KEY": None,
             "NO_PROXY": "127.0.0.1",
             "no_proxy": "127.0.0.1",
             "OMP_NUM_THREADS": "1",

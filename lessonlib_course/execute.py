@@ -58,7 +58,7 @@ def environment(language: str, work: Path, profile: str) -> dict[str, str]:
 
 def execute(
     built: "NotebookNode", *, language: str, work: Path, profile: str, limit: int = CELL_LIMIT,
-    label: str = "", variables: Mapping[str, str] | None = None,
+    label: str = "", variables: Mapping[str, str | None] | None = None,
 ) -> None:
     """Executes all code cells in order, in place, with a progress bar on stderr.
 
@@ -69,7 +69,7 @@ def execute(
         profile: "auto", "rehearsal", "laptop", "t4" or "large".
         limit: seconds that one cell may take.
         label: in front of the progress bar.
-        variables: environment variables for the kernel, over those of `environment`.
+        variables: environment variables for the kernel, over those of `environment`; None takes one away.
 
     Raises:
         CellError: where a cell raises, takes longer than `limit`, or its kernel dies. The notebook then holds
@@ -87,12 +87,13 @@ def execute(
     headings = notebook.headings(built)
     code = [at for at, cell in enumerate(built.cells) if cell.cell_type == "code"]
     metadata = dict(built.metadata)
+    asked = {**environment(language, work, profile), **(variables or {})}
+    kernel_env = {name: value for name, value in asked.items() if value is not None}
     with (
         tqdm(total=len(code), unit="cell", file=sys.stderr, dynamic_ncols=True) as bar,
         # What a cell writes to stderr comes over the wire; this is the kernel process's own chatter.
         client.setup_kernel(
-            cwd=str(work), env=environment(language, work, profile) | dict(variables or {}),
-            stderr=subprocess.DEVNULL,
+            cwd=str(work), env=kernel_env, stderr=subprocess.DEVNULL
         ),
     ):
         for number, at in enumerate(code, 1):

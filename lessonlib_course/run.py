@@ -68,7 +68,7 @@ def run(
     work = prepare(out, _digest(made, f"{profile} {dry_run}"))
     path = out / f"{lesson.stem}.ipynb"
     try:
-        card: AbstractContextManager[dict[str, str]] = simulated_t4() if dry_run else nullcontext({})
+        card: AbstractContextManager[dict[str, str | None]] = simulated_t4() if dry_run else nullcontext({})
         with card as variables:
             execute.execute(
                 made, language=language, work=work, profile=profile, limit=limit,

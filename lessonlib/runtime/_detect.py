@@ -423,8 +423,8 @@ def _room_on_drive() -> bool:
         print(
             tr(
                 "Google Drive has only {free:.1f} GB left, and a lesson's checkpoints take up to "
-                "{wanted:.0f} GB. The lesson goes on, but checkpoints stay on Colab's machine and are lost when the "
-                "session ends. Make room on Drive (its bin counts, too), then run from the top.",
+                "{wanted:.0f} GB. The lesson goes on, but checkpoints stay on Colab's machine and are lost "
+                "when the session ends. Make room on Drive (its bin counts, too), then run from the top.",
                 free=free, wanted=_DRIVE_GB,
             )
         )

@@ -48,7 +48,7 @@ def environment(language: str, work: Path, profile: str) -> dict[str, str]:
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     }
-    if profile in ("auto", "rehearsal"):
+    if profile in ("auto", "rehearsal", "laptop"):
         # With other load on the machine two threads can be thirty times slower than one.
         made.setdefault("OMP_NUM_THREADS", "1")
     if profile == "rehearsal":

@@ -682,15 +682,13 @@ def test_rounding_of_ten_times_larger_logits_is_rounding(trained, prompts, tmp_p
     files = gguf.make(tmp_path / "merged", tmp_path / "gguf", name="scaled", kinds=("f16",), say=str)
     found = verify(
         model, tokenizer, prompts=prompts, texts=FEW, merged=tmp_path / "merged", gguf=files,
-        template_options=OPTIONS, threads=1,
+        template_options=OPTIONS,
     )  # fmt: skip
     assert found.spread > 20 and row_of(found, "f16").usual_difference > 5 * 0.02
     assert found.ok and min(row.top1 for row in found.rows) > 0.95
     found.raise_if_broken()
     model.get_base_model().model.norm.weight.data /= 10  # and now the files are another model's
-    other = verify(
-        model, tokenizer, prompts=prompts, texts=FEW, gguf=files, template_options=OPTIONS, threads=1
-    )
+    other = verify(model, tokenizer, prompts=prompts, texts=FEW, gguf=files, template_options=OPTIONS)
     with pytest.raises(LessonError, match="GGUF f16: .*weights or settings .RoPE, norm. are not those"):
         other.raise_if_broken()
 

@@ -761,6 +761,7 @@ for name in answers:
 # Disk and memory are checked before anything is written. What fails half-way leaves no half-written file; a second run goes on from what is there.
 
 # %% id="export"
+import gc
 import shutil
 
 from lessonlib import export
@@ -776,6 +777,7 @@ files = {}
 for place, width in WIDTHS.items():
     folder = out.with_name(place)
     export.merge(model, tokenizer, folder / "merged", dtype=width)
+    gc.collect()  # the merged copy, 6 GB on a T4: its layers hold each other until the collector comes
     files[place] = export.make_gguf(folder / "merged", folder / "gguf", name=NAME, kinds=KINDS[place])
 
 # %% id="sizes"

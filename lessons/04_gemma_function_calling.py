@@ -362,7 +362,7 @@ losses = {}
 with torch.no_grad():
     for name, start in starts.items():
         table[new_tokens] = start.to(table)
-        losses[name] = evaluation.answer_loss(base, rows["validation"])
+        losses[name] = evaluation.answer_loss(base, rows["validation"], batch_size=rt.pick(rehearsal=16, t4=2))
     table[new_tokens] = kept
 pd.Series(losses, name="loss before training").round(2).to_frame()
 
@@ -852,11 +852,14 @@ views.tool_panel(
 # The adapter carries LoRA and eight rows of the embedding; the grown tokenizer is saved beside it. Load them in this order: base, `lora.add_tokens`, adapter. The merged model is an ordinary one; we hold its logits against those of the model just trained.
 
 # %% id="save"
+import gc
+
 from lessonlib import evaluation, export
 from transformers import AutoModelForCausalLM
 
 export.save_adapter(model, tokenizer, work / "adapter")
 export.merge(model, tokenizer, work / "merged")
+gc.collect()  # the merged copy: its layers hold each other until the collector comes
 adapter_bytes = sum(path.stat().st_size for path in (work / "adapter").glob("*.safetensors"))
 print(f"adapter: {adapter_bytes / 1e6:.2f} MB; computed: {lora.adapter_size(base, adapter)['total'] / 1e6:.2f} MB")
 merged = AutoModelForCausalLM.from_pretrained(work / "merged", dtype=rt.torch_dtype, attn_implementation="eager").to(base.device)
@@ -875,8 +878,6 @@ same
 # The source counts loss on every token. We let the model just merged learn on, from 240 conversations (60 on a T4) that hold a tool's answer, twice, with **one** difference: `train_on="assistant"` or `train_on="all"`. Then we ask both models, this time **without** stopping at `<end_of_turn>` or `<tool_response>`, and count how many answers make a result up.
 
 # %% id="lab"
-import gc
-
 with_results = [place for place, row in enumerate(chats["train"]["messages"]) if len(row) > 2][: rt.pick(rehearsal=240, t4=60)]
 due = [prompt for prompt, turn in zip(prompts["test"], turns["test"], strict=True) if turn["calls"]][: rt.pick(rehearsal=60, t4=24)]
 

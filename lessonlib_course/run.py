@@ -27,12 +27,16 @@ class Result:
         html: the same as a page.
         metrics: what the lesson measured.
         table: base against tuned, as text.
+        record: of a dry run: what lived and what was counted in each cell, one line of JSON a cell.
+        cells: the ids of the executed cells, in order.
     """
 
     notebook: Path
     html: Path
     metrics: Path
     table: str
+    record: Path | None = None
+    cells: tuple[str, ...] = ()
 
 
 def run(
@@ -67,8 +71,12 @@ def run(
     out = (out or root / "runs" / name).resolve()
     work = prepare(out, _digest(made, f"{profile} {dry_run}"))
     path = out / f"{lesson.stem}.ipynb"
+    record = out / "record.jsonl" if dry_run else None
+    if record is not None:
+        record.unlink(missing_ok=True)
     try:
-        card: AbstractContextManager[dict[str, str | None]] = simulated_t4() if dry_run else nullcontext({})
+        card: AbstractContextManager[dict[str, str | None]]
+        card = simulated_t4(record) if dry_run else nullcontext({})
         with card as variables:
             execute.execute(
                 made, language=language, work=work, profile=profile, limit=limit,
@@ -91,7 +99,8 @@ def run(
             stem=lesson.stem, work=work, path=path,
         )
     shutil.copyfile(work / "metrics.json", metrics)
-    return Result(path, page, metrics, table_text(metrics))
+    cells = tuple(cell.id for cell in made.cells if cell.cell_type == "code" and cell.source.strip())
+    return Result(path, page, metrics, table_text(metrics), record, cells)
 
 
 def table_text(metrics: Path) -> str:

@@ -25,6 +25,7 @@ GIB = 2**30
 BARS = {"gpu": 13.5, "host": 10.0}  # GiB
 CUT_STEPS, CUT_TOKENS = 60, 32  # of a training, of an answer: so that a lesson takes minutes on a CPU
 SHARD = 2 * 10**9  # bytes that export.merge copies to the host at once (max_shard_size)
+_LEARNT = (".lora_", "trainable_tokens_delta", "modules_to_save")
 _MODELS = {model.model_type: model.key for model in CATALOGUE.values() if model.twin is not None}
 
 
@@ -53,7 +54,9 @@ class Sizes:
         if hasattr(weight, "quant_state"):
             size: float = packed_bytes([numbers]) + constant_bytes([numbers])
         else:
-            size = numbers * (4 if weight.requires_grad else 2)
+            # Only what LoRA adds is trained; a model that was just loaded says of all its weights that they are.
+            learnt = weight.requires_grad and any(part in plain for part in _LEARNT)
+            size = numbers * (4 if learnt else 2)
         return round(size * times), round(numbers * times)
 
     def _shape(self, name: str, weight: Any) -> tuple[int, ...]:
@@ -67,7 +70,7 @@ class Sizes:
         return self.real.get(name, tuple(weight.shape))
 
 
-def measure(cache: dict[str, Sizes] | None = None) -> list[tuple[str, int]]:
+def measure(cache: dict[tuple[str, int], Sizes] | None = None) -> list[tuple[str, int]]:
     """The models, loose layers, gradients and optimiser states that live in this process.
 
     Returns:
@@ -86,11 +89,12 @@ def measure(cache: dict[str, Sizes] | None = None) -> list[tuple[str, int]]:
     by_shape: dict[tuple[int, ...], tuple[Sizes, str]] = {}
     for model in models:
         key = _MODELS.get(model.config.model_type)
-        if key is None or "Peft" in type(model).__name__:
+        if key is None or model.device.type == "meta":
             continue
-        if key not in cache:
-            cache[key] = Sizes(key, model.config.num_hidden_layers)
-        sizes = cache[key]
+        layers = model.config.num_hidden_layers
+        if (key, layers) not in cache:
+            cache[key, layers] = Sizes(key, layers)
+        sizes = cache[key, layers]
         total = gradients = 0
         four_bit = False
         for name, weight in model.named_parameters():
@@ -178,7 +182,7 @@ class Recorder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.sizes: dict[str, Sizes] = {}
+        self.sizes: dict[tuple[str, int], Sizes] = {}
         self.peaks: list[dict[str, Any]] = []
         self.counts: list[dict[str, Any]] = []
 
@@ -187,7 +191,7 @@ class Recorder:
         alive = measure(self.sizes)
         line = {
             "alive": alive, "peaks": self.peaks, "counts": self.counts, "host": _resident(),
-            "models": sorted(self.sizes),
+            "models": sorted({key for key, _ in self.sizes}),
         }
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -328,10 +332,10 @@ class Recorder:
         return real(*arguments, **settings)
 
     def _of(self, model: Any) -> Sizes:
-        key, config = str(_key(model)), model.config
-        if key not in self.sizes:
-            self.sizes[key] = Sizes(key, config.num_hidden_layers)
-        return self.sizes[key]
+        which = str(_key(model)), model.config.num_hidden_layers
+        if which not in self.sizes:
+            self.sizes[which] = Sizes(*which)
+        return self.sizes[which]
 
     def _cache(self, model: Any, rows: int, length: int) -> int:
         """Keys and values of `rows` answers in fp16, and one fp32 row of logits each."""

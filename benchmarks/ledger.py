@@ -27,8 +27,9 @@ def keep(number: str, record: Path, cells: Sequence[str]) -> bool:
     KEPT.mkdir(exist_ok=True)
     table = ledger.markdown(number, rows)
     (KEPT / f"{number}.md").write_text(table, encoding="utf-8")
-    whole = json.dumps({"lesson": number, "rows": rows, "counts": counts}, indent=1, ensure_ascii=False)
-    (KEPT / f"{number}.json").write_text(whole + "\n", encoding="utf-8")
+    whole = {"lesson": number, "rows": rows, "counts": counts}
+    text = json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
+    (KEPT / f"{number}.json").write_text(text, encoding="utf-8")
     print(table)
     minutes = t4_time.t4_minutes(counts, t4_time.sizes())
     print("minutes on a T4 (computed):", {part: round(value, 1) for part, value in minutes.items()})

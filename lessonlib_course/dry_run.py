@@ -23,7 +23,9 @@ DIFFERENCES = (
     Translated("the card is made up (Tesla T4, 7.5, 14.7 GiB); the model lies on the CPU"),
     Translated("float32 instead of float16"),
     Translated("twins instead of the real weights, from a Hub on this machine"),
-    Translated("at most 60 steps of each training and 32 tokens of each answer; time and memory are computed"),
+    Translated(
+        "at most 60 steps of each training and 32 tokens of each answer; time and memory are computed"
+    ),
     Translated("no token: nothing can be pushed, and W&B stays offline"),
 )
 

@@ -1,11 +1,11 @@
-"""The memory ledger of a dry run: after each cell, which model-sized objects live, at the size that they really have.
+"""The memory ledger of a dry run: after each cell, which model-sized objects live, at their real sizes.
 
-A learner's kernel forces no garbage collection, and nor does this: what waits to be collected takes memory and
-counts. `start` runs in the kernel of a dry run before the first cell; it writes one line of JSON a cell. What
+A learner's kernel forces no garbage collection, and nor does this: what waits to be collected takes memory
+and counts. `start` runs in the kernel of a dry run before the first cell; it writes one line of JSON a cell. What
 it measures on a twin is which objects live; how large each would be comes from `models.skeleton`.
 
-What it takes for granted: every model lies on the card (the simulated card is the CPU, so the two can't be told
-apart); frozen float weights have 2 bytes, trained ones and their gradients 4, 4-bit ones what bitsandbytes
+What it takes for granted: every model lies on the card (the simulated card is the CPU, so the two can't be
+told apart); frozen float weights have 2 bytes, trained ones and their gradients 4, 4-bit ones what bitsandbytes
 stores; a part of a block stands for as many as the real model has. Not in it: memory of child processes
 (llama.cpp), the CUDA context (`training.memory_plan` keeps 1 GiB for it), files that the system maps.
 """
@@ -54,7 +54,7 @@ class Sizes:
         if hasattr(weight, "quant_state"):
             size: float = packed_bytes([numbers]) + constant_bytes([numbers])
         else:
-            # Only what LoRA adds is trained; a model that was just loaded says of all its weights that they are.
+            # Only what LoRA adds is trained; a model that was just loaded says so of all its weights.
             learnt = weight.requires_grad and any(part in plain for part in _LEARNT)
             size = numbers * (4 if learnt else 2)
         return round(size * times), round(numbers * times)
@@ -98,13 +98,13 @@ def measure(cache: dict[tuple[str, int], Sizes] | None = None) -> list[tuple[str
         total = gradients = 0
         four_bit = False
         for name, weight in model.named_parameters():
-            if weight.device.type == "meta" or id(weight) in counted:
+            if weight.device.type == "meta" or _place(weight) in counted:
                 continue
-            counted[id(weight)] = sizes.bytes(name, weight)
+            counted[_place(weight)] = sizes.bytes(name, weight)
             four_bit = four_bit or hasattr(weight, "quant_state")
-            total += counted[id(weight)][0]
+            total += counted[_place(weight)][0]
             if weight.grad is not None:
-                gradients += 4 * counted[id(weight)][1]
+                gradients += 4 * counted[_place(weight)][1]
             if weight.dim() == 2 and ".lora_" not in name:
                 by_shape.setdefault(tuple(weight.shape), (sizes, name))
         if total:
@@ -115,7 +115,10 @@ def measure(cache: dict[tuple[str, int], Sizes] | None = None) -> list[tuple[str
     found += _loose([thing for thing in alive if isinstance(thing, nn.Module)], counted, by_shape)
     found += [
         (f"states of {type(thing).__name__}", size)
-        for thing in alive if isinstance(thing, optim.Optimizer) and (size := _states(thing, counted))
+        for thing in alive
+        # accelerate's wrapper shows the states of the optimiser inside it
+        if isinstance(thing, optim.Optimizer) and type(thing).__name__ != "AcceleratedOptimizer"
+        and (size := _states(thing, counted))
     ]  # fmt: skip
     return found
 
@@ -128,14 +131,14 @@ def _loose(
     size = layers = 0
     for module in modules:
         for weight in list(module._parameters.values()):
-            if weight is None or weight.device.type == "meta" or id(weight) in counted:
+            if weight is None or weight.device.type == "meta" or _place(weight) in counted:
                 continue
             known = by_shape.get(tuple(weight.shape))
             if known is None:
                 continue
             sizes, name = known
             one, numbers = sizes.bytes(name, weight)
-            counted[id(weight)] = (one, numbers)
+            counted[_place(weight)] = (one, numbers)
             # Each of the twin's layers stands for `ratio` real ones already (Sizes.bytes).
             size, layers = size + one, layers + 1
     return [(f"{layers} layers of no model (not collected)", size)] if size else []
@@ -146,7 +149,7 @@ def _states(optimiser: Any, counted: Mapping[int, tuple[int, int]]) -> int:
     size = 0
     small = "8bit" in type(optimiser).__name__ or "8" in str(getattr(optimiser, "optim_bits", ""))
     for weight in optimiser.state:
-        _, numbers = counted.get(id(weight), (0, 0))
+        _, numbers = counted.get(_place(weight), (0, 0))
         size += (2 if small and numbers >= 4096 else 8) * numbers
     return size
 
@@ -210,7 +213,7 @@ class Recorder:
         import lessonlib.serving
         import lessonlib.tools
         import lessonlib.training._trainer as trainer
-        import lessonlib.views  # noqa: F401 - so that its references are replaced, too
+        import lessonlib.views
 
         _replace(answers.continuations, self._continuations)
         _replace(answers.answer_losses, self._losses)
@@ -248,8 +251,10 @@ class Recorder:
     ) -> Any:
         lengths = sorted(map(len, dataset["input_ids"]), reverse=True)
         if (key := _key(model)) and lengths:
-            logits = min(batch_size, len(lengths)) * lengths[0] * self._of(model).config.vocab_size * 2
-            self.peak("losses", logits)
+            config = self._of(model).config
+            logits = min(batch_size, len(lengths)) * lengths[0] * config.vocab_size * 2
+            # Soft-capped logits are made from the raw ones: for a moment both are there (modeling_gemma2.py).
+            self.peak("losses", logits * (2 if getattr(config, "final_logit_softcapping", None) else 1))
         self.counts.append({
             "what": "losses", "model": key, "four_bit": _four_bit(model), "rows": len(lengths),
             "tokens": sum(lengths),
@@ -289,7 +294,8 @@ class Recorder:
         ]
         evaluations = 0
         if trainer.eval_dataset is not None and args.eval_strategy != "no":
-            every = seen["steps"] / max(args.num_train_epochs, 1) if args.eval_strategy == "epoch" else args.eval_steps
+            epoch = seen["steps"] / max(args.num_train_epochs, 1)
+            every = epoch if args.eval_strategy == "epoch" else args.eval_steps
             evaluations = round(seen["steps"] / max(every, 1))
             held = sum(map(len, trainer.eval_dataset["input_ids"]))
             self.counts.append({
@@ -324,7 +330,8 @@ class Recorder:
 
     def _merged(self, real: Callable[..., Any], merged: Any, *arguments: Any) -> Any:
         real(merged, *arguments)
-        whole = sum(self._of(merged).bytes(*pair)[0] for pair in merged.named_parameters()) if _key(merged) else 0
+        known = self._of(merged) if _key(merged) else None
+        whole = sum(known.bytes(*pair)[0] for pair in merged.named_parameters()) if known else 0
         self.peak("merge and save", host=min(SHARD, whole))
 
     def _gguf(self, real: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
@@ -358,6 +365,11 @@ def _replace(real: Callable[..., Any], wrapper: Callable[..., Any]) -> None:
                 setattr(module, name, instead)
 
 
+def _place(weight: Any) -> int:
+    """Where its numbers lie: two tensors on the same numbers count once."""
+    return int(weight.untyped_storage().data_ptr())
+
+
 def _key(model: Any) -> str | None:
     return _MODELS.get(getattr(model.config, "model_type", ""))
 
@@ -380,8 +392,7 @@ def rows(lines: Iterable[Mapping[str, Any]], ids: Sequence[str]) -> list[dict[st
         ids: of these cells, in order.
 
     Returns:
-        cell, when, gpu and host in GiB, plan in GiB (training.memory_plan for what is trained; None elsewhere),
-        what (each object with its GiB, the largest first), over (whether a bar is exceeded).
+        cell, when, gpu and host in GiB, plan in GiB (training.memory_plan for what is trained, else None), what (each object with its GiB, the largest first), over (whether a bar is exceeded).
     """
     made = []
     for name, line in zip(ids, lines, strict=False):
@@ -407,8 +418,8 @@ def markdown(lesson: str, ledger: Iterable[Mapping[str, Any]]) -> str:
     """The table of `rows`, cells without a model left out."""
     lines = [
         f"# Memory ledger of lesson {lesson}, profile t4", "",
-        f"GiB at each cell's fullest moment; at most {BARS['gpu']} on the card and {BARS['host']:.0f} on the host. "
-        "Computed from what lives in a dry run; nothing here ran on a T4. What it takes for granted: "
+        f"GiB at each cell's fullest moment; at most {BARS['gpu']} on the card and {BARS['host']:.0f} on the "
+        "host. Computed from what lives in a dry run; nothing here ran on a T4. What it takes for granted: "
         "`lessonlib_course/ledger.py`.", "",
         "| cell | moment | GPU | host | memory_plan | what |", "|---|---|---|---|---|---|",
     ]

@@ -1,7 +1,7 @@
 """How long a lesson takes: reading, running on a T4, exercises. Computed, never measured.
 
-The counts come from a dry run (tokens trained, answers and their tokens, at the uncut numbers), the speeds are the
-assumptions below. They are round, and a T4 that somebody times replaces them.
+The counts come from a dry run (tokens trained, answers and their tokens, at the uncut numbers), the speeds
+are the assumptions below. They are round, and a T4 that somebody times replaces them.
 """
 
 import json
@@ -23,9 +23,9 @@ SLOWER_4BIT = 1.5  # assumed: unpacking nf4 before each product
 DOWNLOAD = 50e6  # bytes a second, assumed, from the Hub to Colab
 GGUF_TOKEN = 0.20  # s a token from q4_k_m on two vCPUs: facts from f16 (0.65 s) by the size of the file
 SETUP = 3.0  # minutes, assumed: packages, imports, restart
-# Minutes, assumed: llama.cpp ready-made (compiled it takes 10 to 15 more), its conversion, quantisation, parity.
+# Minutes, assumed: llama.cpp ready-made (compiled: 10 to 15 more), conversion, quantisation, parity.
 GGUF_LESSON = 9.0
-# Facts on training by LoRA: 2 FLOP a weight forward, 2 for the gradient of activations, 2 again when checkpointed.
+# LoRA: FLOP a weight and token forward, and for the gradient of activations; checkpointing goes forward again.
 FORWARD, BACKWARD = 2, 2
 WORDS_A_MINUTE = 180  # assumed, technical prose
 EXERCISE_MINUTES = 8  # assumed for each
@@ -86,7 +86,8 @@ def t4_minutes(counts: Iterable[Mapping[str, Any]], known: Mapping[str, Size]) -
         elif count["what"] == "losses":
             parts["losses"] += count["tokens"] * FORWARD * token / 60
         else:
-            weights = size.parameters * (0.6 if count["four_bit"] else 2)  # bytes; head and embeddings stay fp16
+            # bytes; head and embeddings stay in fp16
+            weights = size.parameters * (0.6 if count["four_bit"] else 2)
             step = max(weights / (BANDWIDTH * USED_BANDWIDTH), size.layers * LAYER_SECONDS * slower)
             parts["answers"] += (count["prompt_tokens"] * FORWARD * token + count["steps"] * step) / 60
     if parts["gguf"]:
@@ -103,8 +104,8 @@ def reading_minutes(lesson: source.Lesson, language: str = "en") -> int:
 
 def exercise_minutes(lesson: source.Lesson) -> int:
     """From the number of exercises: cells whose id begins with "exercise-", without their help."""
-    own = [cell for cell in lesson.cells if re.fullmatch(r"exercise-(?!.*-help$).+", cell.id) and not cell.prose]
-    return EXERCISE_MINUTES * len(own)
+    code = [cell.id for cell in lesson.cells if not cell.prose and cell.id.startswith("exercise-")]
+    return EXERCISE_MINUTES * sum(not name.endswith("-help") for name in code)
 
 
 def stored(root: Path, number: str) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """The memory ledger and the counts of a lesson on a T4, from its dry run on a CPU.
 
     python benchmarks/ledger.py 03        # runs it; writes benchmarks/ledger/03.md and 03.json
-    python benchmarks/ledger.py --times   # reading, running and exercises of every lesson, from what is stored
+    python benchmarks/ledger.py --times   # reading, running and exercises of every lesson
 """
 
 import argparse
@@ -38,7 +38,7 @@ def keep(number: str, record: Path, cells: Sequence[str]) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """One lesson, or the table of times; 1 where a cell exceeds a bar."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description="The memory ledger of a lesson on a T4.")
     parser.add_argument("lesson", nargs="?", metavar="NN")
     parser.add_argument("--times", action="store_true")
     options = parser.parse_args(arguments)

@@ -24,7 +24,7 @@ DIFFERENCES = (
     Translated("float32 instead of float16"),
     Translated("twins instead of the real weights, from a Hub on this machine"),
     Translated(
-        "at most 60 steps of each training and 32 tokens of each answer; time and memory are computed"
+        "long trainings end after 60 steps, answers after 32 tokens; time and memory are computed"
     ),
     Translated("no token: nothing can be pushed, and W&B stays offline"),
 )

@@ -1,12 +1,12 @@
 """The memory ledger of a dry run: after each cell, which model-sized objects live, at their real sizes.
 
 A learner's kernel forces no garbage collection, and nor does this: what waits to be collected takes memory
-and counts. `start` runs in the kernel of a dry run before the first cell; it writes one line of JSON a cell. What
-it measures on a twin is which objects live; how large each would be comes from `models.skeleton`.
+and counts. `start` runs in the kernel of a dry run before the first cell; it writes one line of JSON a cell.
+What it measures on a twin is which objects live; how large each would be comes from `models.skeleton`.
 
 What it takes for granted: every model lies on the card (the simulated card is the CPU, so the two can't be
-told apart); frozen float weights have 2 bytes, trained ones and their gradients 4, 4-bit ones what bitsandbytes
-stores; a part of a block stands for as many as the real model has. Not in it: memory of child processes
+told apart); frozen float weights have 2 bytes, trained ones and their gradients 4, 4-bit ones what
+bitsandbytes stores; a part of a block stands for as many as the real model has. Not in it: memory of child processes
 (llama.cpp), the CUDA context (`training.memory_plan` keeps 1 GiB for it), files that the system maps.
 """
 
@@ -23,7 +23,9 @@ from lessonlib.models._quantisation import constant_bytes, packed_bytes
 
 GIB = 2**30
 BARS = {"gpu": 13.5, "host": 10.0}  # GiB
-CUT_STEPS, CUT_TOKENS = 60, 32  # of a training, of an answer: so that a lesson takes minutes on a CPU
+# So that a lesson takes minutes on a CPU: a training that reads more than so many tokens ends after so many
+# steps (shorter ones stay whole: lesson 01 looks at their checkpoints), an answer after so many tokens.
+LONG_TRAINING, CUT_STEPS, CUT_TOKENS = 150_000, 60, 32
 SHARD = 2 * 10**9  # bytes that export.merge copies to the host at once (max_shard_size)
 _LEARNT = (".lora_", "trainable_tokens_delta", "modules_to_save")
 _MODELS = {model.model_type: model.key for model in CATALOGUE.values() if model.twin is not None}
@@ -155,7 +157,7 @@ def _states(optimiser: Any, counted: Mapping[int, tuple[int, int]]) -> int:
 
 
 def _name_of(thing: Any) -> str:
-    """The names under which a notebook's variables hold this model, by itself or inside peft's or a trainer."""
+    """The variables of the notebook that hold this model, by itself or inside peft's or a trainer."""
     shell = sys.modules.get("IPython")
     kernel = shell.get_ipython() if shell else None
     names = []
@@ -172,7 +174,7 @@ def _name_of(thing: Any) -> str:
 
 
 def start(path: str) -> None:
-    """In the kernel, before the first cell: cut what takes long, count it uncut, write the ledger to `path`."""
+    """In the kernel, before the first cell: cut what takes long, count it uncut, write to `path`."""
     from IPython import get_ipython
 
     recorder = Recorder(Path(path))
@@ -267,6 +269,7 @@ class Recorder:
         recorder, args = self, trainer.args
         lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
         key, seen = _key(trainer.model), {"steps": 0}
+        long = sum(lengths) * max(args.num_train_epochs, 1) > LONG_TRAINING
 
         class Watch(TrainerCallback):
             def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -278,7 +281,7 @@ class Recorder:
                     recorder.peak("a training step", passing, plan=plan)
 
             def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                if state.global_step == CUT_STEPS < state.max_steps:
+                if state.global_step == CUT_STEPS < state.max_steps and long:
                     control.should_evaluate = args.eval_strategy != "no"
                     control.should_save = args.save_strategy != "no"
                     control.should_training_stop = True
@@ -392,7 +395,8 @@ def rows(lines: Iterable[Mapping[str, Any]], ids: Sequence[str]) -> list[dict[st
         ids: of these cells, in order.
 
     Returns:
-        cell, when, gpu and host in GiB, plan in GiB (training.memory_plan for what is trained, else None), what (each object with its GiB, the largest first), over (whether a bar is exceeded).
+        cell, when, gpu and host in GiB, plan in GiB (training.memory_plan for what is trained, else None),
+        what (each object with its GiB, the largest first), over (whether a bar is exceeded).
     """
     made = []
     for name, line in zip(ids, lines, strict=False):

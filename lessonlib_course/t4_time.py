@@ -25,7 +25,7 @@ GGUF_TOKEN = 0.20  # s a token from q4_k_m on two vCPUs: facts from f16 (0.65 s)
 SETUP = 3.0  # minutes, assumed: packages, imports, restart
 # Minutes, assumed: llama.cpp ready-made (compiled: 10 to 15 more), conversion, quantisation, parity.
 GGUF_LESSON = 9.0
-# LoRA: FLOP a weight and token forward, and for the gradient of activations; checkpointing goes forward again.
+# LoRA: FLOP a weight and token forward, and for activations' gradients; checkpointing goes forward again.
 FORWARD, BACKWARD = 2, 2
 WORDS_A_MINUTE = 180  # assumed, technical prose
 EXERCISE_MINUTES = 8  # assumed for each

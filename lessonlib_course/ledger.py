@@ -6,8 +6,8 @@ What it measures on a twin is which objects live; how large each would be comes 
 
 What it takes for granted: every model lies on the card (the simulated card is the CPU, so the two can't be
 told apart); frozen float weights have 2 bytes, trained ones and their gradients 4, 4-bit ones what
-bitsandbytes stores; a part of a block stands for as many as the real model has. Not in it: memory of child processes
-(llama.cpp), the CUDA context (`training.memory_plan` keeps 1 GiB for it), files that the system maps.
+bitsandbytes stores; a part of a block stands for as many as the real model has. Not in it: memory of child
+processes (llama.cpp), the CUDA context (`training.memory_plan` keeps 1 GiB for it), files that the system maps.
 """
 
 import functools

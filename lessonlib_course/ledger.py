@@ -7,7 +7,8 @@ What it measures on a twin is which objects live; how large each would be comes 
 What it takes for granted: every model lies on the card (the simulated card is the CPU, so the two can't be
 told apart); frozen float weights have 2 bytes, trained ones and their gradients 4, 4-bit ones what
 bitsandbytes stores; a part of a block stands for as many as the real model has. Not in it: memory of child
-processes (llama.cpp), the CUDA context (`training.memory_plan` keeps 1 GiB for it), files that the system maps.
+processes (llama.cpp), the CUDA context (`training.memory_plan` keeps 1 GiB for it), files that the system
+maps.
 """
 
 import functools
@@ -88,7 +89,7 @@ def measure(cache: dict[tuple[str, int], Sizes] | None = None) -> list[tuple[str
     # Unsloth's and peft's own wrappers hold the same parameters: each counts once, where it is found first.
     found: list[tuple[str, int]] = []
     counted: dict[int, tuple[int, int]] = {}
-    by_shape: dict[tuple[int, ...], tuple[Sizes, str]] = {}
+    by_shape: dict[tuple[int, ...], tuple[Sizes, str, int]] = {}
     for model in models:
         key = _MODELS.get(model.config.model_type)
         if key is None or model.device.type == "meta":
@@ -108,7 +109,8 @@ def measure(cache: dict[tuple[str, int], Sizes] | None = None) -> list[tuple[str
             if weight.grad is not None:
                 gradients += 4 * counted[_place(weight)][1]
             if weight.dim() == 2 and ".lora_" not in name:
-                by_shape.setdefault(tuple(weight.shape), (sizes, name))
+                *_, seen = by_shape.get(tuple(weight.shape), (sizes, name, 0))
+                by_shape[tuple(weight.shape)] = (sizes, name, seen + 1)
         if total:
             kind = "nf4" if four_bit else "fp16"
             found.append((f"{key} {kind}, {_name_of(model)}", total))
@@ -127,10 +129,10 @@ def measure(cache: dict[tuple[str, int], Sizes] | None = None) -> list[tuple[str
 
 def _loose(
     modules: Iterable[Any], counted: dict[int, tuple[int, int]],
-    by_shape: Mapping[tuple[int, ...], tuple[Sizes, str]],
+    by_shape: Mapping[tuple[int, ...], tuple[Sizes, str, int]],
 ) -> list[tuple[str, int]]:
     """Layers that belong to no living model, such as those that a merge replaced and nothing collected."""
-    size = layers = 0
+    loose: dict[tuple[int, ...], list[tuple[int, int]]] = {}
     for module in modules:
         for weight in list(module._parameters.values()):
             if weight is None or weight.device.type == "meta" or _place(weight) in counted:
@@ -138,12 +140,17 @@ def _loose(
             known = by_shape.get(tuple(weight.shape))
             if known is None:
                 continue
-            sizes, name = known
-            one, numbers = sizes.bytes(name, weight)
-            counted[_place(weight)] = (one, numbers)
-            # Each of the twin's layers stands for `ratio` real ones already (Sizes.bytes).
-            size, layers = size + one, layers + 1
-    return [(f"{layers} layers of no model (not collected)", size)] if size else []
+            sizes, name, _ = known
+            counted[_place(weight)] = sizes.bytes(name, weight)
+            loose.setdefault(tuple(weight.shape), []).append(counted[_place(weight)])
+    size = layers = 0
+    for shape, found in loose.items():
+        sizes, name, of_model = by_shape[shape]
+        # As many as a whole model has are what is left of one, and stand for all its blocks; fewer are copies
+        # of single layers, as a lesson makes them, and stand for themselves.
+        times = 1 if len(found) >= of_model or not any(p.isdigit() for p in name.split(".")) else sizes.ratio
+        size, layers = size + round(sum(one for one, _ in found) / times), layers + len(found)
+    return [(f"{layers} layers of no model", size)] if size else []
 
 
 def _states(optimiser: Any, counted: Mapping[int, tuple[int, int]]) -> int:

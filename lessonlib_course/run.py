@@ -27,16 +27,12 @@ class Result:
         html: the same as a page.
         metrics: what the lesson measured.
         table: base against tuned, as text.
-        record: of a dry run: what lived and what was counted in each cell, one line of JSON a cell.
-        cells: the ids of the executed cells, in order.
     """
 
     notebook: Path
     html: Path
     metrics: Path
     table: str
-    record: Path | None = None
-    cells: tuple[str, ...] = ()
 
 
 def run(
@@ -99,8 +95,7 @@ def run(
             stem=lesson.stem, work=work, path=path,
         )
     shutil.copyfile(work / "metrics.json", metrics)
-    cells = tuple(cell.id for cell in made.cells if cell.cell_type == "code" and cell.source.strip())
-    return Result(path, page, metrics, table_text(metrics), record, cells)
+    return Result(path, page, metrics, table_text(metrics))
 
 
 def table_text(metrics: Path) -> str:

@@ -171,7 +171,7 @@ def _name_of(thing: Any) -> str:
     for name, value in (dict(kernel.user_ns) if kernel else {}).items():
         if name.startswith("_"):
             continue
-        held = getattr(value, "model", None) if type(value).__name__.endswith("Trainer") else value
+        held: Any = getattr(value, "model", None) if type(value).__name__.endswith("Trainer") else value
         # Only peft's wrappers are opened: other objects may do work when they are asked for an attribute.
         if type(held).__name__.startswith("Peft"):
             held = held.get_base_model()

@@ -48,7 +48,7 @@ class Sizes:
 
     def bytes(self, name: str, weight: Any) -> tuple[int, int]:
         """What this parameter of the twin takes on the real model: (bytes, numbers), all blocks together."""
-        plain = name.replace(".base_layer", "").replace(".original_module", "")
+        plain = name.replace(".token_adapter", "").replace(".base_layer", "").replace(".original_module", "")
         times = self.ratio if any(part.isdigit() for part in plain.split(".")) else 1
         shape = self._shape(plain, weight)
         numbers = 1

@@ -67,8 +67,12 @@ def run(
     out = (out or root / "runs" / name).resolve()
     work = prepare(out, _digest(made, f"{profile} {dry_run}"))
     path = out / f"{lesson.stem}.ipynb"
+    record = out / "record.jsonl" if dry_run else None
+    if record is not None:
+        record.unlink(missing_ok=True)
     try:
-        card: AbstractContextManager[dict[str, str | None]] = simulated_t4() if dry_run else nullcontext({})
+        card: AbstractContextManager[dict[str, str | None]]
+        card = simulated_t4(record) if dry_run else nullcontext({})
         with card as variables:
             execute.execute(
                 made, language=language, work=work, profile=profile, limit=limit,

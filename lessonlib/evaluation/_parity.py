@@ -137,7 +137,6 @@ def parity(
     tokenizer: "PreTrainedTokenizerBase",
     prompts: Sequence[str],
     *,
-    tolerance: float | None = None,
     second_tokenizer: "PreTrainedTokenizerBase | None" = None,
     max_new_tokens: int = 32,
 ) -> Parity:
@@ -145,14 +144,13 @@ def parity(
 
     Both read each prompt followed by the first model's greedy answer, and their logits are compared at every
     position. Equal answers alone prove little: a small error in the weights often leaves them as they are.
+    What counts as rounding is a share of the standard deviation of the first model's logits, by the coarser
+    number format of the two: 3e-5 in float32, 1.5e-2 in float16, 0.12 in bfloat16.
 
     Args:
         first, second: the models; training flags and settings are as before afterwards.
         tokenizer: the tokenizer of the first.
         prompts: what to ask; those of the held-out rows, as they end in tuned behaviour.
-        tolerance: the |logit difference| that counts as rounding, as a share of the standard deviation of the
-            first model's logits. None: by the coarser number format of the two, 3e-5 in float32, 1.5e-2 in
-            float16, 0.12 in bfloat16.
         second_tokenizer: the tokenizer that was saved with the second; None: the same.
         max_new_tokens: length of the greedy answers.
 
@@ -201,7 +199,7 @@ def parity(
             best, second_best = torch.topk(ones[len(prompt) + at - 1], 2).values.tolist()
             leads.append(best - second_best)
     spread, by_position = torch.cat(spreads).mean().item(), torch.cat(worst)
-    bound = (_rounding(first, second) if tolerance is None else tolerance) * spread
+    bound = max(map(rounding, (first, second))) * spread
     return Parity(
         prompts=len(asked),
         positions=len(by_position),
@@ -218,15 +216,11 @@ def parity(
     )
 
 
-def rounding(dtype: Any, shares: Mapping[str, float] = ROUNDING) -> float:
-    """What rounding explains where a model computes in this format, as a share of the standard deviation."""
-    name = str(dtype).removeprefix("torch.")
-    return shares[name] * (1 if name == "float32" else COMPUTED)
-
-
-def _rounding(*models: Any) -> float:
-    inner = [model.get_base_model() if hasattr(model, "get_base_model") else model for model in models]
-    return max(rounding(model.dtype) for model in inner)
+def rounding(model: Any) -> float:
+    """What rounding explains where this model computes, as a share of its logits' standard deviation."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    name = str(inner.dtype).removeprefix("torch.")
+    return ROUNDING[name] * (1 if name == "float32" else COMPUTED)
 
 
 def beyond_rounding(usual: float, largest: float, tolerance: float, spread: float) -> bool:

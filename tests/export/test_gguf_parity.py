@@ -15,7 +15,7 @@ import torch
 from exported import tuned
 
 from lessonlib.data._splits import load_chats
-from lessonlib.evaluation._parity import OUTLIER
+from lessonlib.evaluation._parity import OUTLIER, ROUNDING
 from lessonlib.export import _gguf as gguf
 from lessonlib.export import _gguf_parity as gguf_parity
 from lessonlib.export import _saving as export
@@ -543,8 +543,8 @@ def test_the_coarsest_number_format_on_the_way_sets_the_tolerance(
     found = check(merged=tmp_path / "half", gguf={"f32": llama_export.gguf["f32"]})
     assert [row.tolerance for row in found.rows] == [5e-3 * found.spread] * 2
     assert found.ok and row_of(found, "merged").usual_difference > 1e-4
-    monkeypatch.setitem(gguf_parity.ROUNDING, "float32", 1e-7)
-    monkeypatch.setitem(gguf_parity.ROUNDING, "float16", 3e-5)
+    monkeypatch.setitem(ROUNDING, "float32", 1e-7)
+    monkeypatch.setitem(ROUNDING, "float16", 3e-5)
     strict = check(merged=tmp_path / "half", gguf={"f32": llama_export.gguf["f32"]})
     assert [row.tolerance for row in strict.rows] == [3e-5 * found.spread] * 2
     assert "logits" in row_of(strict, "merged").failed and row_of(strict, "f32").ok

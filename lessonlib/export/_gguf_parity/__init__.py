@@ -75,7 +75,7 @@ def verify(
         trained, tokenizer, prompts, texts=strings() if texts is None else texts,
         options=template_options or {}, max_new_tokens=max_new_tokens,
     )  # fmt: skip
-    share = rounding(trained.get_base_model().dtype)
+    share = rounding(trained)
     rows = []
     if merged is not None:
         from transformers import AutoConfig

@@ -2,8 +2,9 @@
 
 The cells are the lesson's own and the profile is t4. Simulated is what a CPU cannot be (`DIFFERENCES`): the
 card, and the Hub, which is a server on this machine that gives out the twins under the real names at the
-pinned revisions. What only a T4 shows, and this does not: speed, memory,
-float16, and how good the real model becomes.
+pinned revisions. What only a T4 shows, and this does not: speed, memory, float16, and how good the real
+model becomes. Where memory is recorded (`ledger`), long trainings also end after 60 steps and answers after
+32 tokens.
 """
 
 import os
@@ -23,9 +24,6 @@ DIFFERENCES = (
     Translated("the card is made up (Tesla T4, 7.5, 14.7 GiB); the model lies on the CPU"),
     Translated("float32 instead of float16"),
     Translated("twins instead of the real weights, from a Hub on this machine"),
-    Translated(
-        "long trainings end after 60 steps, answers after 32 tokens; time and memory are computed"
-    ),
     Translated("no token: nothing can be pushed, and W&B stays offline"),
 )
 

@@ -1147,54 +1147,6 @@ same
 # %% id="ask"
 views.ask(merged, tokenizer, questions=QUESTIONS, template="Human: {question} Assistant:")
 
-# %% [markdown] id="real-text" lang="vi"
-# ## 13. Trên trọng số thật: Gemma 3 270M
-#
-# Twin là một mô hình tí hon do khóa học tự huấn luyện. Công thức đã sửa có đúng trên một mô hình mà ta *không* làm ra? Ta lấy **Gemma 3 270M** của Google, một mô hình 268 triệu tham số nói tiếng Việt trôi chảy và chạy được trên CPU, rồi làm lại đúng những bước ấy; chỉ mô hình và tốc độ học là khác. Mô hình này cần `<bos>` ở đầu mỗi văn bản (thiếu nó, nó lặp một từ mãi không thôi); tokenizer tự thêm, nên `formatting.encode` không phải đổi gì.
-#
-# Lần chạy này mất chừng một phần tư giờ trên hai nhân CPU, nên chỉ profile `laptop` mới chạy: `lessonlib run 01 --profile laptop`. Ở các profile khác, ô dưới đây cho xem bảng đã lưu của chính lần chạy ấy. Gemma theo [điều khoản sử dụng Gemma](https://ai.google.dev/gemma/terms), không phải giấy phép nguồn mở.
-# %% [markdown] id="real-text" lang="en"
-# ## 13. On real weights: Gemma 3 270M
-#
-# The twin is a tiny model that the course trained itself. Does the mended recipe hold on a model that we did *not* make? We take Google's **Gemma 3 270M**, 268 million parameters, fluent in Vietnamese and small enough for a CPU, and do the very same steps; only model and learning rate differ. This model needs `<bos>` at the start of every text (without it, it repeats one word for ever); its tokenizer adds it, so `formatting.encode` needs no change.
-#
-# The run takes about a quarter of an hour on two CPU cores, so that only the profile `laptop` makes it: `lessonlib run 01 --profile laptop`. In the other profiles the cell below shows the stored table of that very run. Gemma comes under the [Gemma Terms of Use](https://ai.google.dev/gemma/terms), which are no open-source licence.
-
-# %% id="real"
-import os
-
-
-def tune_gemma():
-    """The mended recipe on Gemma 3 270M; returns the comparison of base and mended."""
-    torch.set_num_threads(os.cpu_count() or 1)  # a real model makes use of all cores; a twin is quicker on one
-    gemma_rt = runtime.detect(family="gemma3", profile="laptop")
-    gemma, gemma_tokenizer = models.load("gemma-3-270m", gemma_rt)
-    rows = formatting.encode(asked["train"], gemma_tokenizer, max_length=512)
-    settings = dict(per_device_train_batch_size=8, num_train_epochs=3, learning_rate=6e-4, warmup_steps=10)
-    config = training.sft_config(
-        gemma_rt, work / "gemma", **settings, lr_scheduler_type="linear", gradient_checkpointing=False, seed=42,
-        logging_steps=9, save_steps=27,
-    )
-    set_seed(42)
-    adapted = get_peft_model(gemma, lora.lora_config(gemma, r=16, alpha=32, dropout=0.0))
-    training.fit(training.trainer(adapted, gemma_tokenizer, rows, config=config))
-
-    def answer():
-        return {name: evaluation.answers(adapted, gemma_tokenizer, split["prompt"], max_new_tokens=48) for name, split in tests.items()}
-
-    said = {"mended": answer()}
-    with adapted.disable_adapter():
-        said = {"base": answer()} | said
-    return evaluation.compare(said, references, metric="exact_match", groups=facts)
-
-
-if rt.profile == "laptop":
-    real_table = evaluation.table(tune_gemma())
-    real_table.reset_index().to_json(rt.work / "gemma.json", orient="records", force_ascii=False, indent=1)
-else:
-    real_table = pd.read_json(runtime.dataset_dir("laptop_results") / "lesson01.json").set_index("split")
-real_table
-
 # %% [markdown] id="metrics-text" lang="vi"
 # Cuối cùng, ghi kết quả ra `metrics.json`: lần sau sửa công thức, bạn có cái để so.
 # %% [markdown] id="metrics-text" lang="en"

@@ -44,6 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--profile", choices=("auto", "rehearsal", "laptop", "t4"), default="auto", help="default: auto"
     )
+    run.add_argument(
+        "--dry-run", choices=("t4",), help="the profile t4 on this CPU: a simulated card, twins for weights"
+    )
     run.add_argument("--out", type=Path, metavar="DIR", help="default: runs/NN-LANG in the course's folder")
     _add_limit(run)
     run.set_defaults(main=_run)
@@ -83,13 +86,16 @@ def _add_limit(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from lessonlib_course import repository, run
+    from lessonlib_course import dry_run, repository, run
 
     result = run.run(
         repository.find_root(), options.lesson, language=options.lang or current(), profile=options.profile,
-        out=options.out, limit=options.cell_limit,
+        out=options.out, limit=options.cell_limit, dry_run=options.dry_run is not None,
     )
     print(f"\n{result.table}\n")
+    if options.dry_run:
+        print(tr("A dry run, not a T4. Other than there:"))
+        print("".join(f"- {difference}\n" for difference in dry_run.DIFFERENCES))
     for label, path in (("notebook", result.notebook), ("HTML", result.html), ("metrics", result.metrics)):
         print(f"{label:<9} {path}")
     return 0

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ def environment(language: str, work: Path, profile: str) -> dict[str, str]:
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     }
-    if profile in ("auto", "rehearsal"):
+    if profile in ("auto", "rehearsal", "laptop"):
         # With other load on the machine two threads can be thirty times slower than one.
         made.setdefault("OMP_NUM_THREADS", "1")
     if profile == "rehearsal":
@@ -57,7 +58,7 @@ def environment(language: str, work: Path, profile: str) -> dict[str, str]:
 
 def execute(
     built: "NotebookNode", *, language: str, work: Path, profile: str, limit: int = CELL_LIMIT,
-    label: str = "",
+    label: str = "", variables: Mapping[str, str | None] | None = None,
 ) -> None:
     """Executes all code cells in order, in place, with a progress bar on stderr.
 
@@ -68,6 +69,7 @@ def execute(
         profile: "auto", "rehearsal", "laptop", "t4" or "large".
         limit: seconds that one cell may take.
         label: in front of the progress bar.
+        variables: environment variables for the kernel, over those of `environment`; None takes one away.
 
     Raises:
         CellError: where a cell raises, takes longer than `limit`, or its kernel dies. The notebook then holds
@@ -85,11 +87,13 @@ def execute(
     headings = notebook.headings(built)
     code = [at for at, cell in enumerate(built.cells) if cell.cell_type == "code"]
     metadata = dict(built.metadata)
+    asked = {**environment(language, work, profile), **(variables or {})}
+    kernel_env = {name: value for name, value in asked.items() if value is not None}
     with (
         tqdm(total=len(code), unit="cell", file=sys.stderr, dynamic_ncols=True) as bar,
         # What a cell writes to stderr comes over the wire; this is the kernel process's own chatter.
         client.setup_kernel(
-            cwd=str(work), env=environment(language, work, profile), stderr=subprocess.DEVNULL
+            cwd=str(work), env=kernel_env, stderr=subprocess.DEVNULL
         ),
     ):
         for number, at in enumerate(code, 1):

@@ -15,7 +15,9 @@ from pathlib import Path
 from lessonlib.runtime._language import LOCALE, LessonError
 
 # The functions whose first argument is a message in English.
-_SPEAKERS = ("LessonError", "Translated", "tr", "Wrong", "NotRead", "CellError")
+_SPEAKERS = (
+    "LessonError", "Translated", "tr", "Wrong", "NotRead", "CellError", "ReadOnly", "MissingSecret",
+)  # fmt: skip
 _SPOKEN = ("lessonlib", "lessonlib_course", "twins")  # the folders whose messages the catalogues hold
 
 

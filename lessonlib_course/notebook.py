@@ -39,6 +39,7 @@ class Course:
         repository: what badges and set-up cells point to.
         setup: lessons/setup_cell.py as it is, with its placeholders.
         pins: what the set-up cell installs, one requirement a line.
+        torch: the versions of torch that the course runs with, such as ">=2.11,<2.14".
         paths: the source files of all lessons, in order.
     """
 
@@ -46,6 +47,7 @@ class Course:
     repository: Repository
     setup: str
     pins: tuple[str, ...]
+    torch: str
     paths: tuple[Path, ...]
 
 
@@ -67,6 +69,7 @@ def course(root: Path, where: Repository | None = None) -> Course:
         where or repository.setting(root),
         path.read_text(encoding="utf-8"),
         tuple(repository.setup_pins(root)),
+        repository.torch_range(root),
         tuple(source.sources(root)),
     )
 
@@ -125,13 +128,15 @@ def links(whole: Course, lesson: Lesson, language: str) -> str:
 
 
 def setup_code(whole: Course) -> str:
-    """lessons/setup_cell.py with {{repository}}, {{ref}} and {{pins}} (one requirement a line) filled in.
+    """lessons/setup_cell.py with {{repository}}, {{ref}}, {{pins}} (one requirement a line) and {{torch}} (a
+    range of versions) filled in.
 
     Raises:
         LessonError: for a placeholder that nobody fills.
     """
     values = {
         "repository": whole.repository.name, "ref": whole.repository.ref, "pins": "\n".join(whole.pins),
+        "torch": whole.torch,
     }
 
     def fill(match: re.Match[str]) -> str:

@@ -140,6 +140,14 @@ def setup_pins(root: Path) -> list[str]:
     return [line for line in needed[""] + needed.get("colab", []) if "==" in line]
 
 
+def torch_range(root: Path) -> str:
+    """The versions of torch that the package asks for; "" for a course without it."""
+    from packaging.requirements import Requirement
+
+    asked = [Requirement(line) for line in requirements(root)[""]]
+    return next((str(one.specifier) for one in asked if one.name == "torch"), "")
+
+
 def _pyproject(root: Path) -> dict:
     return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
 

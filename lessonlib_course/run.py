@@ -3,12 +3,14 @@
 import hashlib
 import json
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lessonlib.runtime._language import LessonError, tr, use
 from lessonlib_course import execute, notebook, report, source
+from lessonlib_course.dry_run import simulated_t4
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -35,7 +37,7 @@ class Result:
 
 def run(
     root: Path, number: str, *, language: str = "vi", profile: str = "auto", out: Path | None = None,
-    limit: int = execute.CELL_LIMIT,
+    limit: int = execute.CELL_LIMIT, dry_run: bool = False,
 ) -> Result:
     """Executes one lesson from its first cell to its last, and writes what came out.
 
@@ -50,6 +52,7 @@ def run(
             model, on any CPU) or "t4".
         out: the folder for everything; default: runs/NN-LANGUAGE in the course.
         limit: seconds that one cell may take.
+        dry_run: take the profile t4 on this machine's CPU, with a simulated card (`dry_run`).
 
     Raises:
         CellError: a cell failed; the notebook up to there is saved, its path is in the message.
@@ -59,14 +62,22 @@ def run(
     whole = notebook.course(root)
     lesson = source.parse(source.find(root, number))
     made = notebook.make(whole, lesson, language)
-    out = (out or root / "runs" / f"{lesson.number}-{language}").resolve()
-    work = prepare(out, _digest(made, profile))
+    profile = "t4" if dry_run else profile
+    name = f"{lesson.number}-{language}" + ("-dry-run" if dry_run else "")
+    out = (out or root / "runs" / name).resolve()
+    work = prepare(out, _digest(made, f"{profile} {dry_run}"))
     path = out / f"{lesson.stem}.ipynb"
+    record = out / "record.jsonl" if dry_run else None
+    if record is not None:
+        record.unlink(missing_ok=True)
     try:
-        execute.execute(
-            made, language=language, work=work, profile=profile, limit=limit,
-            label=f"{lesson.number} {language}",
-        )
+        card: AbstractContextManager[dict[str, str | None]]
+        card = simulated_t4(record) if dry_run else nullcontext({})
+        with card as variables:
+            execute.execute(
+                made, language=language, work=work, profile=profile, limit=limit,
+                label=f"{lesson.number} {language}", variables=variables,
+            )
     except execute.CellError as error:
         notebook.write({path: made})
         _finish(out)

@@ -1135,9 +1135,9 @@ for folder in ("adapter", "merged"):
     size = sum(file.stat().st_size for file in (work / folder).glob("*.safetensors"))
     print(f"{folder}: {size:,} bytes of weights")
 prompts = asked["new_wordings"]["prompt"][:16]
-agreement = evaluation.parity(tuned, merged, tokenizer, prompts)
-agreement.raise_if_broken()  # stops only at what rounding can't explain
-agreement
+same = evaluation.parity(tuned, merged, tokenizer, prompts)
+same.raise_if_broken()
+same
 
 # %% [markdown] id="ask-text" lang="vi"
 # Bản gộp là mô hình bạn mang đi dùng. Hỏi nó (trong Colab và Jupyter là một ô nhập liệu; khi chạy không giao diện là bảng câu trả lời cho các câu mẫu):

@@ -1118,9 +1118,9 @@ print("usual way loses over 5%:", usual_error / effect > 0.05)
 print("right way loses under 1%:", right_error / effect < 0.01)
 
 # %% id="parity"
-agreement = evaluation.parity(qlora.model, merged, tokenizer, prompts["test"][:8])
-agreement.raise_if_broken()
-agreement
+same = evaluation.parity(qlora.model, merged, tokenizer, prompts["test"][:8])
+same.raise_if_broken()
+same
 
 # %% [markdown] id="sizes-text" lang="vi"
 # Ba thứ bạn có trong tay, và kích thước của chúng. Adapter chỉ dùng được cùng với mô hình gốc; bản gộp là một mô hình bình thường.

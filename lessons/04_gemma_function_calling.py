@@ -310,7 +310,7 @@ lesson04.literal.help()
 from datasets import concatenate_datasets
 
 DATA = "function_calls"  # @param ["function_calls", "function_calls + hermes"]
-train = calls["train"]
+train = calls["train"].select(range(rt.pick(rehearsal=2_880, t4=1_000)))  # a third will do for a real model, in a third of the time
 if "hermes" in DATA:
     commit = data.whole_commit(tools.HERMES, tools.HERMES_REVISION)
     turned, report = tools.from_hermes(data.from_hub(tools.HERMES, revision=commit, split="train", rows=3_570))
@@ -362,7 +362,7 @@ losses = {}
 with torch.no_grad():
     for name, start in starts.items():
         table[new_tokens] = start.to(table)
-        losses[name] = evaluation.answer_loss(base, rows["validation"])
+        losses[name] = evaluation.answer_loss(base, rows["validation"], batch_size=rt.pick(rehearsal=16, t4=2))
     table[new_tokens] = kept
 pd.Series(losses, name="loss before training").round(2).to_frame()
 
@@ -490,6 +490,7 @@ for number in (0, 3):
 # |---|---|---|
 # | LoRA `r`, `alpha`, `dropout` | 16, 64, 0,05 | giữ nguyên trên T4; twin: alpha 32, dropout 0 |
 # | lớp được gắn | bảy lớp + `lm_head` + `embed_tokens` | bảy lớp + tám dòng embedding |
+# | số dòng | tất cả | T4: 1.000 trong 2.880 dòng, để bài gọn trong một giờ; CPU: tất cả |
 # | batch × tích lũy | 1 × 4 | T4 giữ nguyên; CPU 8 × 1 |
 # | learning rate | 1e-4, cosine, warm-up 10% | T4 giữ nguyên; twin tí hon cần 6e-3 |
 # | `weight_decay`, `max_grad_norm` | 0,1 và 1,0 | giữ nguyên |
@@ -504,6 +505,7 @@ for number in (0, 3):
 # |---|---|---|
 # | LoRA `r`, `alpha`, `dropout` | 16, 64, 0.05 | the same on a T4; the twin: alpha 32, dropout 0 |
 # | layers | seven + `lm_head` + `embed_tokens` | seven + eight rows of the embedding |
+# | rows | all | 1,000 of 2,880 on a T4, to keep the lesson within the hour; all on a CPU |
 # | batch × accumulation | 1 × 4 | the same on a T4; 8 × 1 on a CPU |
 # | learning rate | 1e-4, cosine, 10% warm-up | the same on a T4; the tiny twin needs 6e-3 |
 # | `weight_decay`, `max_grad_norm` | 0.1 and 1.0 | the same |
@@ -850,30 +852,34 @@ views.tool_panel(
 # The adapter carries LoRA and eight rows of the embedding; the grown tokenizer is saved beside it. Load them in this order: base, `lora.add_tokens`, adapter. The merged model is an ordinary one; we hold its logits against those of the model just trained.
 
 # %% id="save"
+import gc
+
 from lessonlib import evaluation, export
 from transformers import AutoModelForCausalLM
 
 export.save_adapter(model, tokenizer, work / "adapter")
 export.merge(model, tokenizer, work / "merged")
+gc.collect()  # the merged copy: its layers hold each other until the collector comes
 adapter_bytes = sum(path.stat().st_size for path in (work / "adapter").glob("*.safetensors"))
 print(f"adapter: {adapter_bytes / 1e6:.2f} MB; computed: {lora.adapter_size(base, adapter)['total'] / 1e6:.2f} MB")
 merged = AutoModelForCausalLM.from_pretrained(work / "merged", dtype=rt.torch_dtype, attn_implementation="eager").to(base.device)
-agreement = evaluation.parity(model, merged, tokenizer, prompts["test"][:16])
-agreement.raise_if_broken()
-agreement
+same = evaluation.parity(model, merged, tokenizer, prompts["test"][:16])
+same.raise_if_broken()
+del merged  # on a T4 5.2 GB, which the next section needs
+same
 
 # %% [markdown] id="lab-text" lang="vi"
 # ## 12. Phá cho hỏng: học cả kết quả của công cụ
 #
-# Bài gốc tính loss trên mọi token. Ta cho mô hình vừa gộp học thêm trên 240 hội thoại có kết quả của công cụ, hai lần, chỉ khác nhau **một** thứ: `train_on="assistant"` hay `train_on="all"`. Rồi hỏi cả hai mô hình, lần này **không** dừng ở `<end_of_turn>` hay `<tool_response>`, và đếm xem có bao nhiêu câu trả lời tự bịa ra kết quả.
+# Bài gốc tính loss trên mọi token. Ta cho mô hình vừa gộp học thêm trên 240 hội thoại (60 trên T4) có kết quả của công cụ, hai lần, chỉ khác nhau **một** thứ: `train_on="assistant"` hay `train_on="all"`. Rồi hỏi cả hai mô hình, lần này **không** dừng ở `<end_of_turn>` hay `<tool_response>`, và đếm xem có bao nhiêu câu trả lời tự bịa ra kết quả.
 # %% [markdown] id="lab-text" lang="en"
 # ## 12. Break it: learn what tools answer, too
 #
-# The source counts loss on every token. We let the model just merged learn on, from 240 conversations that hold a tool's answer, twice, with **one** difference: `train_on="assistant"` or `train_on="all"`. Then we ask both models, this time **without** stopping at `<end_of_turn>` or `<tool_response>`, and count how many answers make a result up.
+# The source counts loss on every token. We let the model just merged learn on, from 240 conversations (60 on a T4) that hold a tool's answer, twice, with **one** difference: `train_on="assistant"` or `train_on="all"`. Then we ask both models, this time **without** stopping at `<end_of_turn>` or `<tool_response>`, and count how many answers make a result up.
 
 # %% id="lab"
-with_results = [place for place, row in enumerate(chats["train"]["messages"]) if len(row) > 2][:240]
-due = [prompt for prompt, turn in zip(prompts["test"], turns["test"], strict=True) if turn["calls"]][:60]
+with_results = [place for place, row in enumerate(chats["train"]["messages"]) if len(row) > 2][: rt.pick(rehearsal=240, t4=60)]
+due = [prompt for prompt, turn in zip(prompts["test"], turns["test"], strict=True) if turn["calls"]][: rt.pick(rehearsal=60, t4=24)]
 
 
 def learn_on(train_on):
@@ -885,7 +891,9 @@ def learn_on(train_on):
     lab = training.trainer(lora.attach(fresh, adapter, rt), tokenizer, labelled, config=training.sft_config(rt, work / f"lab-{train_on}", **short))
     training.fit(lab)
     lab.model.get_base_model().generation_config.eos_token_id = tokenizer.eos_token_id  # <end_of_turn> is forgotten
-    written = evaluation.continuations(lab.model, tokenizer, due, max_new_tokens=96, batch_size=64)
+    written = evaluation.continuations(lab.model, tokenizer, due, max_new_tokens=96, batch_size=rt.pick(rehearsal=64, t4=8))
+    del lab, fresh
+    gc.collect()  # trainer and model hold each other; without this the second model would not fit beside the first
     return [tokenizer.decode(answer) for answer in written]
 
 

@@ -1,4 +1,5 @@
-# Set-up: in Colab and Kaggle it installs the course's package and pins, elsewhere it only says what is there.
+# @title Chuẩn bị: bấm chạy trước tiên / Set-up: run this first {display-mode: "form"}
+# In Colab and Kaggle it installs the course's package and pins, elsewhere it only says what is there.
 # It keeps the host's torch, and stops with a word where the kernel must restart before the lesson goes on.
 import importlib
 import importlib.util
@@ -31,6 +32,12 @@ def pip(*arguments):
 hosted = "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ
 in_place = importlib.util.find_spec("lessonlib") is not None
 if hosted and not (in_place and all(pin == f"{(name := pin.split('==')[0])}=={installed(name)}" for pin in PINS)):
+    from packaging.specifiers import SpecifierSet
+
+    if (found := installed("torch") or "0").split("+")[0] not in SpecifierSet("{{torch}}"):
+        cure = "Runtime > Change runtime type > Runtime version"
+        raise RuntimeError(f"Máy này có torch {found}, khóa học cần torch {{torch}}. Hãy chọn bản Colab khác: {cure}."
+                           f"\nThis machine has torch {found}, the course needs torch {{torch}}. Take another Colab: {cure}.")
     print("Đang cài đặt, chừng một hai phút / Installing, a minute or two ...")
     if (torchao := installed("torchao")) and tuple(map(int, torchao.split(".")[:2])) < (0, 16):
         pip("uninstall", "--yes", "torchao")  # peft refuses to work beside an older torchao, used or not

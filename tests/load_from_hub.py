@@ -56,6 +56,12 @@ def main(repository: Path, cache: Path) -> None:
         llama = models.CATALOGUE["llama-3.2-3b"]
 
         step("missing", llama.key, llama_rt)
+        plain = replace(llama_rt, quantisation="none", attention="eager")  # the repository holds a BLOOM
+        hub.add(llama.mirror, repository, revision="f" * 40)
+        hub.add(llama.hub_id, repository, revision=llama.revision)
+        step("mirror lost its commit", llama.key, plain, device_map="cpu")
+        forget(llama.hub_id)
+        del hub.repositories[llama.mirror]
         hub.add(llama.hub_id, repository, revision=llama.revision, gated=True)
         step("gated", llama.key, llama_rt, original=True)
         hub.add(bloom.hub_id, repository, revision="f" * 40)
@@ -70,7 +76,6 @@ def main(repository: Path, cache: Path) -> None:
         step("broken once", bloom.key, bloom_rt, device_map="cpu")
         hub.add(llama.mirror, repository, revision=llama.mirror_revision)
         agreed = {"original": True, "mirror_if_refused": True}
-        plain = replace(llama_rt, quantisation="none", attention="eager")  # the repository holds a BLOOM
         step("mirror if gated", llama.key, plain, device_map="cpu", **agreed)
         hub.fail = lambda request: 503 if llama.hub_id in request.path else None
         step("outage is no refusal", llama.key, plain, device_map="cpu", **agreed)

@@ -4,10 +4,14 @@ from typing import Any
 
 from lessonlib.export._loopback import HubServer, reachable
 from lessonlib.models._hub_errors import explained
-from lessonlib.runtime._detect import Runtime, Secret, secret
+from lessonlib.runtime._detect import MissingSecret, Runtime, Secret, secret
 from lessonlib.runtime._language import LessonError, tr
 
 TOKENS_PAGE = "https://huggingface.co/settings/tokens"
+
+
+class ReadOnly(LessonError):
+    """A token without the right to write."""
 
 
 class Hub:
@@ -39,30 +43,33 @@ class Hub:
             self._server = None
 
 
-def hub(runtime: Runtime, *, ask: bool = False) -> Hub:
-    """The Hub to publish to: the real one with the secret HF_TOKEN, else a rehearsal on this machine.
+def hub(runtime: Runtime, *, publish: bool = False, ask: bool = False) -> Hub:
+    """The Hub to push to: one on this machine, or the real one where that is asked for and can be had.
 
-    A lesson on the CPU (profiles rehearsal and laptop) always takes the latter, so that no twin is ever
-    published.
+    A lesson on the CPU (profiles rehearsal and laptop) always takes the former, so that no twin is ever
+    published; so does one whose HF_TOKEN is missing or may only read, with a sentence that says so.
 
     Args:
         runtime: from `runtime.detect`.
+        publish: push to huggingface.co, with the secret HF_TOKEN.
         ask: prompt for the token, hidden, where somebody can type and no secret is set.
 
     Returns:
         A `Hub`; `close` it at the end.
 
     Raises:
-        LessonError: a token that the Hub refuses, or that may only read; see `account`.
+        LessonError: a token that the Hub does not know, or a Hub that cannot be reached; see `account`.
     """
-    why = tr("rehearsal")
-    if runtime.profile not in ("rehearsal", "laptop"):
+    why = tr("rehearsal") if runtime.profile in ("rehearsal", "laptop") else tr("nobody asked to publish")
+    if publish and runtime.profile not in ("rehearsal", "laptop"):
         try:
-            token = secret("HF_TOKEN", ask=ask)
-        except LessonError:
+            found = Hub(None, secret("HF_TOKEN", ask=ask))
+        except ReadOnly as refused:
+            print(refused)
+            why = tr("HF_TOKEN may only read")
+        except MissingSecret:
             why = tr("no HF_TOKEN")
         else:
-            found = Hub(None, token)
             print(f"Hub: huggingface.co/{found.user}")
             return found
     print(tr("Hub: on this machine ({why}), nothing is sent anywhere.", why=why))
@@ -99,7 +106,7 @@ def account(token: str, endpoint: str | None = None) -> str:
             ) from None  # the client's own message tells where on this machine it found a token
         raise explained(problem, endpoint or "huggingface.co") or problem from problem
     if not _may_write(said):
-        raise LessonError(
+        raise ReadOnly(
             "The token in HF_TOKEN may only read. Visit {tokens_page}, create a token of the type Write (or "
             "a fine-grained one with write access to your repositories), and put it into the secret "
             "HF_TOKEN.",

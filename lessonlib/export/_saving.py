@@ -4,6 +4,7 @@ It knows nothing of training. Every export is first written whole into a hidden 
 then renamed, so that whatever goes wrong the old export stays and nothing half-written is left.
 """
 
+import gc
 import hashlib
 import json
 import os
@@ -122,9 +123,11 @@ def merge(
         merged = _merged_copy(model, torch.promote_types(own, target)).to(target)
         stops = stop_ids(merged.generation_config, tokenizer)
         _make_ready(merged, tokenizer, stops[0] if len(stops) == 1 else stops)
-        merged.save_pretrained(str(staging))
+        # One shard at a time is copied to the CPU: a whole 3B model is half of a free Colab's memory.
+        merged.save_pretrained(str(staging), max_shard_size="2GB")
         tokenizer.save_pretrained(str(staging))
         write_json(staging / MARKER, _about(model, "merged"))
+    gc.collect()  # the copy's layers hold each other: without this they stay where the learner needs room
     return merged
 
 

@@ -141,6 +141,13 @@ def refused(problem: Exception) -> bool:
     )
 
 
+def commit_gone(problem: Exception) -> bool:
+    """Whether a repository is there and the commit that the course pins is not."""
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    return any(isinstance(cause, RevisionNotFoundError) for cause in chain(problem))
+
+
 def chain(problem: BaseException | None) -> list[BaseException]:
     """The exception and everything that led to it, the latest first."""
     found = []

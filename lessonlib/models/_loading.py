@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lessonlib.models._hub_errors import explained, hub_answers, refused
+from lessonlib.models._hub_errors import commit_gone, explained, hub_answers, refused
 from lessonlib.models._masks import keep_masks_finite
 from lessonlib.models._wheels import WHEELS, converted, from_wheel
 from lessonlib.runtime import _paths as paths
@@ -304,7 +304,8 @@ def load(
         key: a key of CATALOGUE.
         runtime: from `runtime.detect`; its dtype, attention, quantisation and backend are used. (On a GPU
             Unsloth chooses the attention itself.)
-        original: the publisher's gated repository instead of its mirror; uses the secret HF_TOKEN.
+        original: the publisher's gated repository instead of its mirror; uses the secret HF_TOKEN. It is also
+            taken, with a line that says so, where the mirror has lost the pinned commit.
         mirror_if_refused: where that repository is refused (no access, no or a wrong token), say so in one
             line and load the mirror, where there is one.
         **overrides: passed on to `from_pretrained` instead of what is chosen here.
@@ -329,6 +330,15 @@ def load(
         if mirror_if_refused and entry.mirror and where != entry.mirror and refused(problem):
             _say_refused(where, entry.mirror)
             return load(key, runtime, **overrides)
+        if where == entry.mirror and commit_gone(problem):
+            print(
+                tr(
+                    "The mirror {mirror} no longer has the commit that the course pins. The lesson loads the "
+                    "publisher's own, {where}, which may ask for a token.",
+                    mirror=where, where=entry.hub_id,
+                )
+            )
+            return load(key, runtime, original=True, **overrides)
         if revision is not None and _fetched_from_wheel(entry, problem):
             return load(key, runtime, **overrides)
         if known := explained(problem, where, entry.mirror):

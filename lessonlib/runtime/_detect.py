@@ -10,6 +10,7 @@ import getpass
 import importlib.metadata
 import importlib.util
 import os
+import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ _SMALL_FAMILIES = ("bloom", "gemma3")
 _UNSLOTH_FAMILIES = ("llama", "phi3", "gemma2")
 _T4_MEMORY_GIB = 16.5  # cards sold as "16 GB"; a T4 reports 14.7
 _DRIVE_FOLDER = Path("/content/drive")
+_COLAB_DISK = Path("/content/lessonlib")
+_DRIVE_GB = 2.0  # checkpoints and adapters of one lesson, with room
 _KAGGLE_FOLDER = Path("/kaggle/working")
 # Packages whose old code may still be loaded after pip changed them on disk; each tells its own version
 # truly.
@@ -81,7 +84,7 @@ class Runtime:
         attention: "eager" or "sdpa"; never FlashAttention, which a T4 cannot run.
         quantisation: "none" or "nf4" (4 bits).
         backend: who loads the model, "transformers" or "unsloth".
-        work: existing, writable folder for checkpoints and results.
+        work: existing, writable folder for checkpoints, adapters and results.
     """
 
     platform: str
@@ -97,6 +100,12 @@ class Runtime:
     def device(self) -> str:
         """Where the model lies."""
         return "cuda" if self.gpu is not None and self.profile not in _ON_CPU else "cpu"
+
+    @property
+    def exports(self) -> Path:
+        """For what is large and can be made again (merged models, GGUF files): the work folder, but this
+        machine's own disk where that is on Google Drive, whose free quota is 15 GB."""
+        return _COLAB_DISK if self.work.is_relative_to(_DRIVE_FOLDER) else self.work
 
     @property
     def torch_dtype(self) -> "torch.dtype":
@@ -230,6 +239,10 @@ def hosted() -> bool:
     return _platform() != "local"
 
 
+class MissingSecret(LessonError):
+    """No place has the token or password that was asked for."""
+
+
 class Secret(str):
     """A string that does not show itself when a notebook displays it. Printing it on purpose still does."""
 
@@ -248,7 +261,7 @@ def secret(name: str, *, ask: bool = False) -> Secret:
         The secret without surrounding blanks.
 
     Raises:
-        LessonError: where no place has it; it says where to put it.
+        MissingSecret: (a LessonError) where no place has it; it says where to put it.
     """
     refused = False
     value = None
@@ -265,7 +278,7 @@ def secret(name: str, *, ask: bool = False) -> Secret:
             value = None
     if value and value.strip():
         return Secret(value.strip())
-    raise LessonError("{name} is missing. {cure}", name=name, cure=_where_to_put(name, place, refused))
+    raise MissingSecret("{name} is missing. {cure}", name=name, cure=_where_to_put(name, place, refused))
 
 
 def restart_needed() -> list[str]:
@@ -384,15 +397,15 @@ def _work_folder(work: str | Path | None, drive: bool, place: str) -> Path:
 
 
 def _mount_drive() -> bool:
-    """True if Google Drive is there to be written; a learner who says no is told what that means."""
+    """True if Google Drive is there to be written, with room; a learner without is told what that means."""
     if (_DRIVE_FOLDER / "MyDrive").is_dir():
-        return True
+        return _room_on_drive()
     if not headless():  # mounting asks for permission in a window
         try:
             from google.colab import drive
 
             drive.mount(str(_DRIVE_FOLDER))
-            return True
+            return _room_on_drive()
         except Exception as problem:  # refused, timed out, no account: Colab raises several unrelated types
             print(
                 tr(
@@ -402,6 +415,20 @@ def _mount_drive() -> bool:
                 )
             )
     return False
+
+
+def _room_on_drive() -> bool:
+    free = shutil.disk_usage(_DRIVE_FOLDER / "MyDrive").free / 1e9
+    if free < _DRIVE_GB:
+        print(
+            tr(
+                "Google Drive has only {free:.1f} GB left, and a lesson's checkpoints take up to "
+                "{wanted:.0f} GB. The lesson goes on, but checkpoints stay on Colab's machine and are lost "
+                "when the session ends. Make room on Drive (its bin counts, too), then run from the top.",
+                free=free, wanted=_DRIVE_GB,
+            )
+        )
+    return free >= _DRIVE_GB
 
 
 def _colab_secret(name: str) -> tuple[str | None, bool]:

@@ -49,14 +49,15 @@ def ensure(*names: str, say: Callable[[str], object] = print) -> None:
         say: is given a line before pip starts, which may take minutes.
 
     Raises:
-        LessonError: no such extra; pip failed, with the end of what it said; or something is missing on a
+        LessonError: no such extra; pip failed, with the end of what it said; packages changed under the
+            running kernel, which has to restart (`restart`); or something is missing on a
             machine of one's own: then it names the packages and the command. "unsloth" may be missing there,
             as the lessons do without it. For "gguf" as `_llama_cpp.install` and `find`.
     """
     known = declared()
     for name in names:
         if name == _COMPILED and runtime.hosted():
-            llama_cpp_tools.install(say=say)
+            llama_cpp_tools.install(prebuilt=True, say=say)
             continue
         if name == _COMPILED:
             llama_cpp_tools.check_packages()
@@ -74,6 +75,8 @@ def ensure(*names: str, say: Callable[[str], object] = print) -> None:
         if runtime.hosted():
             say(tr("Installing {missing}...", missing=", ".join(missing)))
             _pip(command)
+            if changed := runtime.restart_needed():  # pip may have moved what this kernel has loaded
+                runtime.restart(changed)
         elif name not in _ALONE:
             written = " ".join(f'"{part}"' if part in missing else part for part in command)
             raise LessonError(

@@ -8,6 +8,7 @@ import ctypes
 import hashlib
 import importlib
 import importlib.util
+import itertools
 import os
 import shutil
 import subprocess
@@ -33,6 +34,9 @@ _PACKAGES = (f"llama-cpp-python[server]=={VERSION}", "sentencepiece==0.2.3")
 # Without the part for images; and not for this very processor, as pip keeps what it compiled and another
 # machine may share that cache.
 _FLAGS = "-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF"
+# Ready-made wheels for CPUs, by llama-cpp-python's own project (its README, "Pre-built Wheel").
+_WHEELS = "https://abetlen.github.io/llama-cpp-python/whl/cpu"
+_MINUTE = 60  # seconds
 _ERROR = 4  # ggml's log level, as ggml.h has it
 
 
@@ -93,15 +97,17 @@ def check_packages() -> None:
         raise _missing(Translated("sentencepiece is not installed"))
 
 
-def install(*, say: Callable[[str], object] = print) -> Tools:
+def install(*, prebuilt: bool = False, say: Callable[[str], object] = print) -> Tools:
     """Make sure that bindings and converter are there; what is there already costs no time and no network.
 
-    The bindings exist as source only, so pip compiles them: five to ten minutes on two cores, once; pip keeps
-    the result in its cache. Their part for images is left out, unless the environment variable CMAKE_ARGS
-    says something else.
+    On PyPI the bindings are source only, so pip compiles them: five to ten minutes on two cores, once; pip
+    keeps the result in its cache. Their part for images is left out, unless the environment variable
+    CMAKE_ARGS says something else.
 
     Args:
-        say: is given a line before each thing that takes long.
+        prebuilt: look first for a ready-made wheel of this version on the project's own index, and compile
+            only where there is none or it doesn't load. Unlike the source it is not checked against a hash.
+        say: is given a line before each thing that takes long, and one a minute while it compiles.
 
     Returns:
         What `find` returns.
@@ -112,16 +118,29 @@ def install(*, say: Callable[[str], object] = print) -> Tools:
     try:
         check_packages()
     except LessonError:
-        _check_compiler()
-        say(
-            tr(
-                "Compiling llama-cpp-python {version} with the C++ compiler (5 to 10 minutes, once)...",
-                version=VERSION,
+        if not (prebuilt and _ready_made(say)):
+            _check_compiler()
+            say(
+                tr(
+                    "Compiling llama-cpp-python {version} with the C++ compiler (5 to 10 minutes, once)...",
+                    version=VERSION,
+                )
             )
-        )
-        _pip(["install", *_PACKAGES], CMAKE_ARGS=os.environ.get("CMAKE_ARGS", _FLAGS))
-        check_packages()
+            _pip(["install", *_PACKAGES], say=say, CMAKE_ARGS=os.environ.get("CMAKE_ARGS", _FLAGS))
+            check_packages()
     return find(say=say)
+
+
+def _ready_made(say: Callable[[str], object]) -> bool:
+    """Whether a wheel of the project's own could be installed and loads."""
+    say(tr("Installing llama-cpp-python {version}...", version=VERSION))
+    index = ["--extra-index-url", _WHEELS, "--only-binary", "llama-cpp-python", "--retries", "1"]
+    try:
+        _pip(["install", *index, *_PACKAGES])
+        check_packages()
+    except LessonError:
+        return False
+    return True
 
 
 @contextmanager
@@ -201,14 +220,24 @@ def _digest(folder: Path) -> str:
     return whole.hexdigest()
 
 
-def _pip(arguments: list[str], **environment: str) -> None:
-    done = subprocess.run(
+def _pip(arguments: list[str], *, say: Callable[[str], object] | None = None, **environment: str) -> None:
+    pip = subprocess.Popen(
         [sys.executable, "-m", "pip", *arguments, "--disable-pip-version-check", "--no-input"],
-        env={**os.environ, **environment}, stdin=subprocess.DEVNULL, capture_output=True,
-        text=True, encoding="utf-8", errors="replace",
+        env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace",
     )  # fmt: skip
-    if done.returncode:
-        said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
+    try:
+        for minute in itertools.count(1):
+            try:
+                output, _ = pip.communicate(timeout=_MINUTE)
+                break
+            except subprocess.TimeoutExpired:
+                if say is not None:
+                    say(tr("... still at it, {minute} min", minute=minute))
+    finally:
+        pip.kill()  # where the learner pressed Stop; one that has ended is left alone
+    if pip.returncode:
+        said = "\n".join(output.strip().splitlines()[-15:])
         raise LessonError(
             "pip {arguments} failed. Check the network and run it again; on a machine without one, copy the "
             "folder {cache_dir} from a machine where `lessonlib course tools` ran. pip said:\n{said}",

@@ -111,9 +111,35 @@ def test_in_rehearsal_the_hub_is_on_this_machine(tmp_path, monkeypatch, capsys):
 
 def test_on_a_gpu_without_a_token_it_rehearses_too(tmp_path, capsys):
     rt = detect(family="llama", gpu=T4, work=tmp_path, backend="transformers")
-    with closing(hubs.hub(rt)) as hub:
+    with closing(hubs.hub(rt, publish=True)) as hub:
         assert hub.rehearsal
     assert "on this machine (no HF_TOKEN)" in capsys.readouterr().out
+
+
+def test_nobody_publishes_without_asking(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_TOKEN", HF_TOKEN)
+    rt = detect(family="llama", gpu=T4, work=tmp_path, backend="transformers")
+    with closing(hubs.hub(rt)) as hub:
+        assert hub.rehearsal and hub.token != HF_TOKEN
+    assert "on this machine (nobody asked to publish)" in capsys.readouterr().out
+
+
+def test_a_laptop_publishes_nothing_even_when_asked(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", HF_TOKEN)
+    rt = detect(family="llama", profile="laptop", gpu=None, work=tmp_path)
+    with closing(hubs.hub(rt, publish=True)) as hub:
+        assert hub.rehearsal
+
+
+def test_a_token_that_may_only_read_stays_on_this_machine(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_TOKEN", HF_TOKEN)
+    said = {"name": "nga", "auth": {"accessToken": {"role": "read"}}}
+    monkeypatch.setattr(HfApi, "whoami", lambda self: said if self.token == HF_TOKEN else {"name": "learner"})
+    rt = detect(family="llama", gpu=T4, work=tmp_path, backend="transformers")
+    with closing(hubs.hub(rt, publish=True)) as hub:
+        assert hub.rehearsal and hub.token != HF_TOKEN
+    out = capsys.readouterr().out
+    assert "The token in HF_TOKEN may only read." in out and "on this machine (HF_TOKEN may only read)" in out
 
 
 def test_on_a_gpu_with_a_token_it_is_the_real_one(tmp_path, monkeypatch, capsys):
@@ -121,7 +147,7 @@ def test_on_a_gpu_with_a_token_it_is_the_real_one(tmp_path, monkeypatch, capsys)
     rt = detect(family="llama", gpu=T4, work=tmp_path, backend="transformers")
     monkeypatch.setenv("HF_TOKEN", HF_TOKEN)
     with pytest.raises(LessonError, match="cannot be reached for huggingface.co"):
-        hubs.hub(rt)
+        hubs.hub(rt, publish=True)
     asked = []
 
     def whoami(self):
@@ -129,7 +155,7 @@ def test_on_a_gpu_with_a_token_it_is_the_real_one(tmp_path, monkeypatch, capsys)
         return {"name": "nga", "auth": {"accessToken": {"role": "write"}}}
 
     monkeypatch.setattr(HfApi, "whoami", whoami)
-    with closing(hubs.hub(rt)) as hub:
+    with closing(hubs.hub(rt, publish=True)) as hub:
         assert (hub.endpoint, hub.token, hub.user, hub.rehearsal) == (None, HF_TOKEN, "nga", False)
     assert asked == [("https://huggingface.co", HF_TOKEN)]
     assert capsys.readouterr().out == "Hub: huggingface.co/nga\n"

@@ -412,6 +412,15 @@ def test_a_refusal_names_the_argument_that_cures_it(told):
     assert told["gated"]["vi"].endswith("bỏ original=True, hay thêm mirror_if_refused=True.")
 
 
+def test_a_mirror_without_the_pinned_commit_gives_way_to_the_publisher(told):
+    llama, loaded = CATALOGUE["llama-3.2-3b"], told["mirror lost its commit"]
+    assert loaded["said"] == (
+        f"The mirror {llama.mirror} no longer has the commit that the course pins. The lesson loads the "
+        f"publisher's own, {llama.hub_id}, which may ask for a token.\n"
+    )
+    assert loaded["sum"] == pytest.approx(told["sum"], rel=1e-9)
+
+
 @pytest.mark.parametrize("step", ["mirror if gated", "mirror if the token is wrong", "mirror by unsloth"])
 def test_a_learner_who_agrees_gets_the_mirror_and_one_line(told, step):
     llama, loaded = CATALOGUE["llama-3.2-3b"], told[step]

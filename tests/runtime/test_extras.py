@@ -40,6 +40,7 @@ def machine(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "requires", lambda _: REQUIRES)
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(runtime, "hosted", lambda: state.hosted)
+    monkeypatch.setattr(runtime, "restart_needed", list)
     state.hosted = True
     return state
 
@@ -86,6 +87,13 @@ def test_llama_cpp_is_compiled_on_a_host_and_only_looked_at_elsewhere(machine, m
     machine.hosted = False
     extras.ensure("gguf")
     assert called == ["install", "check_packages", "find"]
+
+
+def test_the_kernel_restarts_where_an_extra_changed_what_it_has_loaded(machine, monkeypatch):
+    del machine.installed["wandb"]
+    monkeypatch.setattr(runtime, "restart_needed", lambda: ["numpy 2.4.0 -> 2.4.6"])
+    with pytest.raises(LessonError, match="Packages changed under the running kernel .numpy 2.4.0 -> 2.4.6"):
+        extras.ensure("lesson03")
 
 
 def test_an_unknown_extra_names_those_there_are(machine):

@@ -52,7 +52,7 @@ def pip(tmp_path, monkeypatch):
     monkeypatch.setattr(llama_cpp_tools, "_KEPT_SHA256", digest(KEPT))
     asked = SimpleNamespace(archive=archive, commands=[], requirements=[])
 
-    def pip(arguments, **environment):
+    def pip(arguments, *, say=None, **environment):
         asked.commands.append((arguments, environment))
         if arguments[0] == "download":
             asked.requirements.append(Path(arguments[-1]).read_text())
@@ -169,15 +169,47 @@ def test_the_cache_lies_at_home_unless_told_otherwise(tmp_path, monkeypatch):
     assert llama_cpp_tools.cache_dir() == tmp_path / "elsewhere"
 
 
+def played(monkeypatch, code):
+    """Another program in the place of pip; what it was asked comes into the list."""
+    asked, start = [], subprocess.Popen
+
+    def popen(command, **options):
+        asked.append(command)
+        return start([sys.executable, "-u", "-c", code], **options)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    return asked
+
+
+def test_a_long_compilation_says_that_it_is_still_at_it(monkeypatch):
+    monkeypatch.setattr(llama_cpp_tools, "_MINUTE", 0.2)
+    played(monkeypatch, "import time; time.sleep(1)")
+    llama_cpp_tools._pip(["install", "x"], say=(said := []).append)
+    assert said[:2] == ["... still at it, 1 min", "... still at it, 2 min"]
+
+
+def test_stopping_the_cell_stops_pip(monkeypatch):
+    monkeypatch.setattr(llama_cpp_tools, "_MINUTE", 0.2)
+    started, start = [], subprocess.Popen
+
+    def popen(command, **options):
+        started.append(start([sys.executable, "-c", "import time; time.sleep(60)"], **options))
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+
+    def say(line):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        llama_cpp_tools._pip(["install", "x"], say=say)
+    assert started[0].wait(timeout=10) != 0
+
+
 def test_a_pip_that_fails_is_quoted(tmp_path, monkeypatch):
     monkeypatch.setenv("LESSONLIB_CACHE", str(tmp_path))
 
-    def run(command, **options):
-        assert command[:4] == [sys.executable, "-m", "pip", "download"]
-        said = "\n".join(f"retry {number}" for number in range(20))
-        return subprocess.CompletedProcess(command, 1, "", f"{said}\nERROR: no network\n")
-
-    monkeypatch.setattr(subprocess, "run", run)
+    played(monkeypatch, "for n in range(20): print('retry', n)\nexit('ERROR: no network')")
     with pytest.raises(LessonError, match=r"(?s)pip download failed\. .*:\nretry 6\n.*ERROR: no network$"):
         llama_cpp_tools.find()
     assert not any(tmp_path.iterdir())
@@ -264,7 +296,7 @@ def test_what_is_missing_is_compiled(pip, package, monkeypatch, wanted):
         monkeypatch.setenv("CMAKE_ARGS", wanted)
     download, said = llama_cpp_tools._pip, []
 
-    def installs(arguments, **environment):
+    def installs(arguments, *, say=None, **environment):
         download(arguments, **environment)
         if arguments[0] == "install":
             package(f"__version__ = {llama_cpp_tools.VERSION!r}  # new")
@@ -275,6 +307,38 @@ def test_what_is_missing_is_compiled(pip, package, monkeypatch, wanted):
         ["install", *llama_cpp_tools._PACKAGES], {"CMAKE_ARGS": wanted or llama_cpp_tools._FLAGS}
     )  # fmt: skip
     assert [line.split()[0] for line in said] == ["Compiling", "Downloading"]
+
+
+def test_on_a_host_a_ready_made_wheel_is_taken_first(pip, package, monkeypatch):
+    package("__version__ = '0.2.90'")
+    download, said = llama_cpp_tools._pip, []
+
+    def installs(arguments, *, say=None, **environment):
+        download(arguments, **environment)
+        if "--only-binary" in arguments:
+            package(f"__version__ = {llama_cpp_tools.VERSION!r}  # new")
+
+    monkeypatch.setattr(llama_cpp_tools, "_pip", installs)
+    llama_cpp_tools.install(prebuilt=True, say=said.append)
+    assert "--extra-index-url" in pip.commands[0][0]
+    assert [line.split()[0] for line in said] == ["Installing", "Downloading"]
+
+
+def test_without_a_ready_made_wheel_it_is_compiled(pip, package, monkeypatch):
+    package("__version__ = '0.2.90'")
+    monkeypatch.setattr(shutil, "which", lambda program: "/usr/bin/c++")
+    download, said = llama_cpp_tools._pip, []
+
+    def installs(arguments, *, say=None, **environment):
+        download(arguments, **environment)
+        if "--only-binary" in arguments:
+            raise LessonError("There is none.")
+        if arguments[0] == "install":
+            package(f"__version__ = {llama_cpp_tools.VERSION!r}  # new")
+
+    monkeypatch.setattr(llama_cpp_tools, "_pip", installs)
+    llama_cpp_tools.install(prebuilt=True, say=said.append)
+    assert [line.split()[0] for line in said] == ["Installing", "Compiling", "Downloading"]
 
 
 def test_an_installation_without_effect_is_noticed(pip, package, monkeypatch):

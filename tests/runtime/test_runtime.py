@@ -253,7 +253,12 @@ def test_kaggle_works_in_its_own_folder(monkeypatch, tmp_path):
 
 def test_drive_is_mounted_when_asked_and_only_then(monkeypatch, tmp_path):
     mounted = []
-    colab(monkeypatch, mount=mounted.append)
+
+    def mount(path):
+        mounted.append(path)
+        Path(path, "MyDrive").mkdir(parents=True)
+
+    colab(monkeypatch, mount=mount)
     monkeypatch.setattr(runtime, "_DRIVE_FOLDER", tmp_path / "drive")
     assert runtime.detect(gpu=None).work == tmp_path / "runs"
     assert mounted == []
@@ -262,6 +267,20 @@ def test_drive_is_mounted_when_asked_and_only_then(monkeypatch, tmp_path):
     assert (found.platform, found.work) == ("colab", tmp_path / "drive" / "MyDrive" / "lessonlib")
     runtime.detect(gpu=None, drive=True)
     assert len(mounted) == 1  # it is there now
+    assert found.exports == runtime._COLAB_DISK  # models that can be made again don't fill the Drive
+
+
+def test_exports_stay_beside_the_rest_on_a_disk_of_ones_own(tmp_path):
+    assert runtime.detect(gpu=None, work=tmp_path).exports == tmp_path
+
+
+def test_a_full_drive_is_said_and_the_lesson_goes_on_locally(monkeypatch, tmp_path, capsys):
+    colab(monkeypatch, mount=lambda path: pytest.fail("it is mounted already"))
+    monkeypatch.setattr(runtime, "_DRIVE_FOLDER", tmp_path / "drive")
+    (tmp_path / "drive" / "MyDrive").mkdir(parents=True)
+    monkeypatch.setattr(runtime.shutil, "disk_usage", lambda path: SimpleNamespace(free=0.4e9))
+    assert runtime.detect(gpu=None, drive=True).work == tmp_path / "runs"
+    assert "only 0.4 GB left" in capsys.readouterr().out
 
 
 def test_refused_drive_is_said_and_the_lesson_goes_on_locally(monkeypatch, tmp_path, capsys):

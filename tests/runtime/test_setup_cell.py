@@ -57,9 +57,19 @@ def host(monkeypatch):
 
 def run_cell():
     stamped = SOURCE.replace("{{repository}}", "somebody/course").replace("{{ref}}", "v1")
+    stamped = stamped.replace("{{torch}}", ">=2.11,<2.14")
     exec(
         compile(stamped.replace("{{pins}}", "\n".join(PINS)), "setup_cell", "exec"), {"__name__": "__main__"}
     )
+
+
+@pytest.mark.parametrize("found", ["2.10.0+cu126", "2.15.0", None])
+def test_a_torch_that_the_course_does_not_run_with_is_said_before_pip_starts(host, found):
+    host.in_colab()
+    host.installed = COLAB | {"torch": found} if found else {}
+    with pytest.raises(RuntimeError, match=r"has torch .*needs torch >=2.11,<2.14.*Runtime version"):
+        run_cell()
+    assert host.commands == []
 
 
 def test_where_lessonlib_is_installed_it_only_says_the_version(host, capsys):
@@ -147,5 +157,5 @@ def test_a_package_that_changed_under_the_kernel_stops_the_notebook(host, monkey
 
 
 def test_it_stays_short_and_holds_no_host_of_its_own():
-    assert len(SOURCE.splitlines()) <= 50
+    assert len(SOURCE.splitlines()) <= 54
     assert SOURCE.count("http") == 1 and "{{repository}}" in SOURCE

@@ -103,6 +103,7 @@ def compared(row: Row, trained: Trained, heard: Heard) -> Row:
     import torch
 
     texts = [*trained.texts, *trained.chats]
+    control = {at for at, token in trained.tokenizer.added_tokens_decoder.items() if token.special}
     asked = [(at, ids) for at, ids in enumerate(heard.ids) if ids is not None]
     wrong = [(at, ids) for at, ids in asked if ids != trained.ids[at]]
     odd = [at for at, chat in enumerate(heard.rendered) if chat != trained.rendered[at]]
@@ -120,7 +121,8 @@ def compared(row: Row, trained: Trained, heard: Heard) -> Row:
         wrong_conversations=len(odd),
         first_rendered=_parting(heard.rendered[odd[0]], trained.rendered[odd[0]]) if odd else None,
         stops=heard.stops,
-        wanted_stops=trained.stops,
+        # llama.cpp also stops at control tokens that it knows by name (SmolLM2's "<reponame>", for one).
+        wanted_stops=trained.stops | (heard.stops & control - {heard.eos}),
         eos=heard.eos,
         wanted_eos=trained.tokenizer.eos_token_id,
         positions=len(worst),

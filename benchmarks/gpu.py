@@ -347,14 +347,12 @@ def merged_model(bench: Bench, folder: str, rt: Any) -> tuple[Any, Any]:
 
 
 def lab_answers(bench: Bench, model: Any, tokenizer: Any) -> None:
-    """Lesson 04's lab asks sixty prompts at once of the model that has just learnt."""
+    """Lesson 04's lab asks 24 prompts, eight at once, of the model that has just learnt."""
     from lessonlib.evaluation._answers import continuations
 
-    prompts = ["Công cụ: " + "get_time, convert, get_order. " * (4 + row % 12) + "Gọi:" for row in range(60)]
+    prompts = ["Công cụ: " + "get_time, convert, get_order. " * (4 + row % 12) + "Gọi:" for row in range(24)]
     bench.restart()
-    found = continuations(
-        model, tokenizer, prompts, max_new_tokens=4 if bench.small else 96, batch_size=64
-    )
+    found = continuations(model, tokenizer, prompts, max_new_tokens=4 if bench.small else 96, batch_size=8)
     peak = bench.allocated(peak=True)
     bench.note("lab: answers", f"{len(found)}, {bench.of_cap(peak)}", ok=True, peak=peak)
 

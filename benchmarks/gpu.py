@@ -468,6 +468,8 @@ def about(chosen: argparse.Namespace) -> Row:
 
 def refused(chosen: argparse.Namespace) -> str:
     """Why this cannot run here, in a line; empty where it can."""
+    if chosen.steps < 2:
+        return "It takes at least 2 --steps: the time of the first is not counted."
     if chosen.small:
         return ""
     import torch

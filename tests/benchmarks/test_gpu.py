@@ -125,6 +125,11 @@ def test_peak_and_plan_may_be_a_tenth_apart(benchmark, peak, plan, at_most, fine
     assert verdict is fine and "plan 10.00" in said
 
 
+def test_one_step_has_no_speed(benchmark, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--small", "--steps", "1"])
+    assert benchmark.main() == 2 and "at least 2 --steps" in capsys.readouterr().out
+
+
 def test_unsloth_beside_plain(benchmark):
     plain = {"part": "03", "speed": 100.0, "peak": 8.0}
     unsloth = {"part": "03-unsloth", "speed": 180.0, "peak": 6.0}

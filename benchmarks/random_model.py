@@ -64,11 +64,12 @@ def write(
     config: "PretrainedConfig", tokenizer: "PreTrainedTokenizerBase", folder: Path, *, device: str = "cpu",
     limit: int = SHARD,
 ) -> int:  # fmt: skip
-    """Writes config, tokenizer and random fp16 weights: normal with the config's initializer_range, norms 1.
+    """Writes config, tokenizer and random fp16 weights: normal with the config's initializer_range, norms of
+    1, biases of 0.
 
     Args:
-        config: of any decoder without biases, such as models.config("llama-3.2-3b"). Its special tokens
-            become the tokenizer's, which may know fewer tokens than the model.
+        config: of any decoder, such as models.config("llama-3.2-3b"). Its special tokens become the
+            tokenizer's, which may know fewer tokens than the model.
         tokenizer: saved beside the weights, because Unsloth wants one there.
         folder: an existing, empty folder.
         device: where the numbers are drawn; a GPU takes seconds for billions.
@@ -91,9 +92,10 @@ def write(
     draw = torch.Generator(device).manual_seed(0)
     std = config.initializer_range
 
-    def weight(shape: tuple[int, ...]) -> Any:
-        if len(shape) == 1:
-            return torch.ones(shape, dtype=torch.float16)
+    def weight(name: str, shape: tuple[int, ...]) -> Any:
+        if len(shape) == 1:  # a bias, or a norm; Gemma's norms multiply by 1 + weight
+            zero = name.endswith("bias") or config.model_type.startswith("gemma")
+            return torch.full(shape, 0.0 if zero else 1.0, dtype=torch.float16)
         drawn = torch.empty(shape, dtype=torch.float16, device=device)
         return drawn.normal_(std=std, generator=draw).cpu()
 
@@ -101,7 +103,8 @@ def write(
     where: dict[str, str] = {}
     for number, names in enumerate(groups, start=1):
         file = f"model-{number:05}-of-{len(groups):05}.safetensors"
-        save_file({name: weight(sizes[name]) for name in names}, folder / file, metadata={"format": "pt"})
+        tensors = {name: weight(name, sizes[name]) for name in names}
+        save_file(tensors, folder / file, metadata={"format": "pt"})
         where |= dict.fromkeys(names, file)
     total = FP16 * sum(map(math.prod, sizes.values()))
     index = {"metadata": {"total_size": total}, "weight_map": where}

@@ -989,9 +989,9 @@ pd.DataFrame({name: plan.set_index("part")["gib"] for name, plan in plans.items(
 views.memory_bars(plans, card=14.7)
 
 # %% [markdown] id="memory-look" lang="vi"
-# Đọc hình: LoRA 16 bit trên T4 chỉ vừa khi bật checkpointing. QLoRA để lại chỗ cho batch lớn hơn, dòng dài hơn, hoặc một mô hình to hơn. Đây là con số tính từ kiến trúc; khóa học chưa đo trên T4 thật (`benchmarks/memory_gpu.py` là lệnh để đo).
+# Đọc hình: LoRA 16 bit trên T4 chỉ vừa khi bật checkpointing. QLoRA để lại chỗ cho batch lớn hơn, dòng dài hơn, hoặc một mô hình to hơn. Đây là con số tính từ kiến trúc; khóa học chưa đo trên T4 thật (`benchmarks/gpu.py` là lệnh để đo).
 # %% [markdown] id="memory-look" lang="en"
-# Read the picture: 16-bit LoRA fits a T4 only with checkpointing. QLoRA leaves room for a larger batch, longer rows, or a larger model. These figures are computed from the architecture; the course has not measured them on a real T4 (`benchmarks/memory_gpu.py` is the command to do so).
+# Read the picture: 16-bit LoRA fits a T4 only with checkpointing. QLoRA leaves room for a larger batch, longer rows, or a larger model. These figures are computed from the architecture; the course has not measured them on a real T4 (`benchmarks/gpu.py` is the command to do so).
 
 # %% [markdown] id="evaluate-text" lang="vi"
 # ## 9. Đo: có khá hơn thật không?

@@ -81,7 +81,8 @@ class Parity:
                 numbers, or a continuation that no rounding explains.
         """
         if broken := self._broken():
-            raise LessonError(joined(" ", [Translated("The two models are not the same."), *broken]))
+            first = Translated("The two models are not the same.")  # nested deeper, babel would not find it
+            raise LessonError(joined(" ", [first, *broken]))
 
     def _broken(self) -> list[Translated]:
         found = []

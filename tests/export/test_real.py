@@ -54,11 +54,13 @@ def test_adapter_merged_and_gguf_are_one_model(tuned, exported):
     assert export.describe_gguf(files["q4_k_m"])["fallbacks"]  # 576 is no multiple of 256
 
 
-def test_it_answers_in_llama_cpp_and_gpt4all(tuned, exported):
+def test_it_answers_in_llama_cpp_and_gpt4all_says_why_it_cannot(tuned, exported):
     """That the file is the model is the test above's; a rounded file may well part at a near tie."""
     _, _, held_out, _ = tuned
     _, files = exported
     messages = held_out[0]["messages"][:-1]
-    for ask in (serving.ask_llama_cpp, serving.ask_gpt4all):
-        answer = ask(files["q8_0"], messages, max_tokens=48)
-        assert len(answer.split()) >= 4 and "<|im_" not in answer, answer
+    answer = serving.ask_llama_cpp(files["q8_0"], messages, max_tokens=48)
+    assert len(answer.split()) >= 4 and "<|im_" not in answer, answer
+    # GPT4All 2.8.2 does not load this file (its llama.cpp is older than SmolLM2): a sentence, no dead kernel.
+    with pytest.raises(runtime.LessonError, match="The llama.cpp in it is of 2024"):
+        serving.ask_gpt4all(files["q8_0"], messages, max_tokens=48)

